@@ -1,0 +1,85 @@
+"""Natural batching: gather what arrives while the previous batch is in flight, and send it as one.
+
+Used for reservations, witnesses, Redis writes and subscriptions. No timer: an idle batcher sends in the same turn of the
+event loop, a busy one in larger batches. The batcher owns an item from `submit` to its result: where the waiter has gone
+by then, `on_orphan` is told.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from shared.errors import DependencyUnavailable
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class Batcher(Generic[ItemT, ResultT]):
+    """Sends items in batches of at most `most`, one batch in flight, at most `waiting_most` waiting.
+
+    `send` answers one result per item, in order; what it raises reaches every waiter of the batch. Retries and the halving
+    of a failing batch belong to `send`, which knows the errors of its store.
+    """
+
+    # Invariant: `_task` is alive while `_waiting` holds anything.
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]],
+        *,
+        most: int = 256,
+        waiting_most: int = 20_000,
+        on_orphan: Callable[[ItemT, ResultT], None] | None = None,
+    ) -> None:
+        self._send = send
+        self._most = most
+        self._waiting_most = waiting_most
+        self._on_orphan = on_orphan
+        self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def submit(self, item: ItemT) -> "asyncio.Future[ResultT]":
+        """Take `item` and return the future of its result; DependencyUnavailable where too many wait already."""
+        if len(self._waiting) >= self._waiting_most:
+            raise DependencyUnavailable
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._drain())
+        return future
+
+    @property
+    def waiting(self) -> int:
+        """How many items are not yet sent."""
+        return len(self._waiting)
+
+    async def flush(self) -> None:
+        """Return once everything submitted so far is sent and answered."""
+        while self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                size = min(self._most, len(self._waiting))
+                batch = [self._waiting.popleft() for _ in range(size)]
+                await self._send_batch(batch)
+        finally:
+            self._task = None
+
+    async def _send_batch(self, batch: list[tuple[ItemT, "asyncio.Future[ResultT]"]]) -> None:
+        try:
+            results = await self._send([item for item, _ in batch])
+            assert len(results) == len(batch)
+        except Exception as error:  # reaches the waiters; an unretrieved one is logged by the loop
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (item, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+            elif self._on_orphan is not None:
+                self._on_orphan(item, result)

@@ -1,0 +1,36 @@
+"""Structured logs: an event name and key-values, one line each, JSON in production and readable text on a terminal.
+
+Never prompts, outputs, keys or cookies. `request_id`, `account_id` and `model` are bound once where a request enters.
+"""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure_logging(*, role: str, level: str = "info", as_json: bool = True) -> None:
+    """Set up this process's logging; `role` (`api`, `worker`, …) is on every line."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: structlog.types.Processor
+    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Return the logger of a module."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger

@@ -1,0 +1,158 @@
+"""All settings, and the only reader of the environment.
+
+A field `lease_seconds` of any section below is read from `INFERBASE_LEASE_SECONDS`; the two store addresses also from
+`DATABASE_URL` and `REDIS_URL`. Sections are per concern; every bound of the product stands here with its unit.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from shared.errors import SettingsInvalid
+
+PREFIX: Final = "INFERBASE_"
+SECRET_BYTES_LEAST: Final = 32
+
+
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Postgres and Redis are, and how long to wait for them."""
+
+    database_url: str = ""
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_connections_most: int = 8
+    redis_connections_most: int = 64
+    store_timeout_seconds: float = 5.0
+
+
+class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Secrets; never logged. Each at least 32 bytes."""
+
+    key_pepper: str = ""
+    wire_key: str = ""
+    wire_key_previous: str = ""
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The HTTP edge. 0 = no limit for the concurrency bounds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    node_id: str = ""  # empty: made at start
+    body_bytes_most: int = 2 * 1024 * 1024
+    small_body_bytes_most: int = 16 * 1024
+    body_seconds_most: float = 30.0
+    ping_seconds: float = 10.0
+    status_hold_seconds: float = 10.0
+    slow_reader_seconds: float = 30.0
+    silence_seconds: float = 2.0  # without a chunk: read the log
+    key_concurrency: int = 16
+    account_concurrency: int = 32
+    node_concurrency: int = 2000
+    stream_patience_seconds: float = 60.0
+    fold_patience_seconds: float = 50.0
+    patience_seconds_most: float = 600.0
+    auth_cache_seconds: float = 5.0
+    key_check_seconds: float = 4.0
+    catalogue_cache_seconds: float = 2.0
+    shutdown_seconds: float = 30.0
+    cors_origins: str = ""  # comma-separated; empty: off
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Leases, deadlines and bounds of the queue."""
+
+    lease_seconds: float = 6.0
+    beat_seconds: float = 2.0
+    poll_seconds: float = 0.5
+    reap_seconds: float = 0.5
+    claim_most: int = 4
+    queue_most: int = 10_000
+    run_seconds_most: float = 900.0
+    first_token_seconds: float = 120.0
+    next_token_seconds: float = 30.0
+    deadline_grace_seconds: float = 30.0
+    state_keep_seconds: float = 3600.0
+    finished_keep_seconds: float = 900.0
+    node_beat_seconds: float = 2.0
+    node_lease_seconds: float = 8.0
+    no_reader_seconds: float = 10.0
+    enqueue_retry_seconds: float = 2.0
+    reader_chunks_most: int = 4096
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One inference worker."""
+
+    engine: str = "llamacpp"
+    models: str = ""  # comma-separated ids; empty: every model of the catalogue with this engine
+    model_path: str = ""  # of a local GGUF for llamacpp
+    slots: int = 0  # 0: the engine's own default
+    drain_seconds: float = 25.0
+    step_silence_seconds: float = 30.0
+
+
+class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settlement and janitor."""
+
+    settle_most: int = 512
+    settle_block_ms: int = 500
+    settle_idle_ms: int = 15_000  # an unacknowledged record is taken over after this
+    settle_tries_most: int = 5
+    sweep_seconds: float = 5.0
+    stateless_seconds: float = 30.0  # open that long without state in Redis: closed
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything, by concern."""
+
+    stores: StoreSettings = StoreSettings()
+    secrets: SecretSettings = SecretSettings()
+    api: ApiSettings = ApiSettings()
+    queue: QueueSettings = QueueSettings()
+    worker: WorkerSettings = WorkerSettings()
+    settlement: SettlementSettings = SettlementSettings()
+    log_level: str = "info"
+    log_json: bool = True
+    crash_point: str = ""
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of `environment` (default: this process's); SettingsInvalid names the bad variable."""
+    source = dict(os.environ if environment is None else environment)
+    for bare in ("DATABASE_URL", "REDIS_URL"):
+        if bare in source:
+            source.setdefault(PREFIX + bare, source[bare])
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            values[field.name] = field.type(**_section(field.type, source))
+        else:
+            values |= _value(field, source)
+    return Settings(**values)
+
+
+def require_secrets(settings: Settings) -> SecretSettings:
+    """Return the secrets, or raise SettingsInvalid where one is missing or shorter than 32 bytes."""
+    for name in ("key_pepper", "wire_key"):
+        if len(getattr(settings.secrets, name).encode()) < SECRET_BYTES_LEAST:
+            raise SettingsInvalid(f"{PREFIX}{name.upper()} must be set to at least {SECRET_BYTES_LEAST} bytes")
+    return settings.secrets
+
+
+def _section(section: type[msgspec.Struct], source: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(section):
+        values |= _value(field, source)
+    return values
+
+
+def _value(field: msgspec.structs.FieldInfo, source: Mapping[str, str]) -> dict[str, Any]:
+    name = PREFIX + field.name.upper()
+    if name not in source:
+        return {}
+    try:
+        return {field.name: msgspec.convert(source[name], field.type, strict=False)}
+    except msgspec.ValidationError as error:
+        raise SettingsInvalid(f"{name}: {error}") from None

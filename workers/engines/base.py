@@ -1,0 +1,95 @@
+"""What an engine is: tokens in, tokens out. Everything above tokens is ours and the same for all engines.
+
+Engines are opened by `workers/engines/__init__.py`'s `open_engine`, which imports the chosen one lazily; no other code
+names an engine. One contract suite (`tests/contract/test_engine_contract.py`) runs on every engine.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine does itself; what it does not is refused by name or done by us."""
+
+    seed: bool
+    logprobs: bool
+    penalties: bool
+    logit_bias: bool
+    guided_decoding: bool
+
+
+class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How to choose the tokens of one choice; validated again here, since one bad value has killed an engine."""
+
+    max_tokens: int  # >= 1, prompt + max_tokens <= context
+    temperature: float  # [0, 2]; 0 = greedy
+    top_p: float  # (0, 1]
+    seed: int | None  # [0, 2^63)
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """The tokens of one step of one choice. The last delta of a choice has a finish reason, and may have no token.
+
+    `stop`: the model ended its turn (the end token counts and is among `token_ids`); `length`: max_tokens reached.
+    """
+
+    choice: int
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"] | None = None
+    text: bytes | None = None  # where the engine's text is not its tokens' (the simulator's stamps); else None
+    cached_tokens: int | None = None  # of the prompt, on the first delta, where the engine knows
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, of one loaded model."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return ids; special tokens are recognised in `text` only where `special`."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes a token stands for; empty for special tokens."""
+
+
+class Engine(Protocol):
+    """One loaded model. `generate` may run up to `slots` times at once; who opens, closes."""
+
+    model: str
+    context: int  # tokens, prompt and answer together
+    slots: int
+    capabilities: Capabilities
+    tokenizer: Tokenizer
+    chat_template: str  # Jinja source
+    end_token_ids: frozenset[int]
+
+    def generate(
+        self, request_id: str, prompt_token_ids: Sequence[int], sampling: EngineSampling, *, emitted: int = 0
+    ) -> AsyncIterator[Delta]:
+        """Yield deltas until a finish reason.
+
+        `prompt_token_ids` (prompt_tokens,) includes the last `emitted` ids already answered by an earlier attempt.
+        Closing the iterator aborts. Raises EngineFailed.
+        """
+
+    async def abort(self, request_id: str) -> None:
+        """Free the slot of a running request; nothing if it is not running."""
+
+    async def warm_up(self) -> None:
+        """Make one real token."""
+
+    def steps(self) -> int:
+        """How many engine steps were made so far: the watchdog's pulse."""
+
+    async def close(self) -> None:
+        """Stop every request and free the model."""
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to open a model: catalogue row + worker settings."""
+
+    model: str
+    context: int
+    path: str = ""  # of the weights, where the engine needs any
+    slots: int = 0  # 0: the engine's default
+    options: dict[str, str] = {}  # per model, scripts the simulator
