@@ -13,7 +13,9 @@
     │   └── DependencyUnavailable    503: Postgres or Redis is down
     ├── SettingsInvalid              a process cannot start as configured
     ├── SealInvalid                  bytes from Redis that we did not write
-    └── FenceLost                    another owner holds the request now
+    ├── FenceLost                    another owner holds the request now
+    └── EngineFailed                 an engine could not answer one request
+        └── EngineDead               the engine is lost with all its requests: the process must exit
 
 The HTTP status, the OpenAI error type and the headers are decided in `api/errors.py` alone, by `code`.
 """
@@ -117,3 +119,11 @@ class SealInvalid(InferbaseError):
 
 class FenceLost(InferbaseError):
     """Another owner holds this request now."""
+
+
+class EngineFailed(InferbaseError):
+    """The engine failed to answer this request."""
+
+
+class EngineDead(EngineFailed):
+    """The engine is lost: this process must exit and be replaced."""

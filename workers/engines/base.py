@@ -32,7 +32,8 @@ class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):
 class Delta(msgspec.Struct, frozen=True):
     """The tokens of one step of one choice. The last delta of a choice has a finish reason, and may have no token.
 
-    `stop`: the model ended its turn (the end token counts and is among `token_ids`); `length`: max_tokens reached.
+    `stop`: the model ended its turn (the end token, where the engine tells it, counts and is among `token_ids`);
+    `length`: max_tokens reached.
     """
 
     choice: int
@@ -40,6 +41,19 @@ class Delta(msgspec.Struct, frozen=True):
     finish_reason: Literal["stop", "length"] | None = None
     text: bytes | None = None  # where the engine's text is not its tokens' (the simulator's stamps); else None
     cached_tokens: int | None = None  # of the prompt, on the first delta, where the engine knows
+
+
+class Deltas(Protocol):
+    """The answer to one request, as it is made; the request runs from `generate` on, also before the first `anext`."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        """Return self."""
+
+    async def __anext__(self) -> Delta:
+        """Return the next delta, or raise StopAsyncIteration after the last one."""
+
+    async def aclose(self) -> None:
+        """Abort the request and free its slot; nothing after the last delta. Always call it (`contextlib.aclosing`)."""
 
 
 class Tokenizer(Protocol):
@@ -55,25 +69,47 @@ class Tokenizer(Protocol):
 class Engine(Protocol):
     """One loaded model. `generate` may run up to `slots` times at once; who opens, closes."""
 
-    model: str
-    context: int  # tokens, prompt and answer together
-    slots: int
-    capabilities: Capabilities
-    tokenizer: Tokenizer
-    chat_template: str  # Jinja source
-    end_token_ids: frozenset[int]
+    @property
+    def model(self) -> str:
+        """Its id in the catalogue."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+
+    @property
+    def slots(self) -> int:
+        """Requests that run at once; more wait inside."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine does itself."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the loaded model."""
+
+    @property
+    def chat_template(self) -> str:
+        """Jinja source, as the model's maker published it."""
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """The ids that end a turn."""
 
     def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: EngineSampling, *, emitted: int = 0
-    ) -> AsyncIterator[Delta]:
-        """Yield deltas until a finish reason.
+    ) -> Deltas:
+        """Start a request; its deltas end with a finish reason.
 
-        `prompt_token_ids` (prompt_tokens,) includes the last `emitted` ids already answered by an earlier attempt.
-        Closing the iterator aborts. Raises EngineFailed.
+        `prompt_token_ids` (prompt_tokens,) includes the last `emitted` ids already answered by an earlier attempt;
+        `sampling.max_tokens` counts only what is still to come. A delta holds all tokens made since the last one was
+        taken. Raises InvalidRequest at once, before the engine sees a bad request; EngineFailed from the iterator, or
+        EngineDead where the process must exit.
         """
 
     async def abort(self, request_id: str) -> None:
-        """Free the slot of a running request; nothing if it is not running."""
+        """Free the slot of a running request, whose deltas then end without a finish reason; else nothing."""
 
     async def warm_up(self) -> None:
         """Make one real token."""

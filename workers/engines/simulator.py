@@ -1,0 +1,257 @@
+"""The simulator: an engine without a model, for load tests, chaos tests and client developers.
+
+It behaves as a batched engine does: every running request advances by one token in each step, a request waits for a
+slot, and its tokens depend only on the prompt and the position. One task makes all steps; a request costs one wake-up
+per step and no task of its own.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Literal
+
+from shared.errors import EngineFailed, SettingsInvalid
+from workers.engines.base import Capabilities, Delta, Deltas, EngineOptions, EngineSampling
+from workers.engines.simulator_script import Answer, Script
+from workers.engines.simulator_words import IM_END, IM_START, VOCABULARY_SIZE, SimulatorTokenizer
+from workers.engines.validation import check_request, parse_options
+
+OUT_OF_MEMORY_STATUS: Final = 137  # 128 + SIGKILL, as the kernel's out-of-memory killer leaves it
+WARM_UP_PROMPT: Final = (IM_START,)
+CHAT_TEMPLATE: Final = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@asynccontextmanager
+async def open_simulator(options: EngineOptions) -> AsyncIterator["Simulator"]:
+    """Open a simulated model after its load time. SettingsInvalid names an unknown option or a bad value."""
+    script = parse_options(options.options, Script, engine="simulator")
+    if options.context < 1:
+        raise SettingsInvalid("the context of a model is at least 1 token")
+    await asyncio.sleep(script.load_seconds)
+    engine = Simulator(options, script)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+class SimulatedRun:
+    """One request: what it has made and nobody has taken yet, and who waits for more.
+
+    Invariant: `_waiter` is set only while `_made` is empty and the run has not ended.
+    """
+
+    def __init__(
+        self, engine: "Simulator", request_id: str, answer: Answer, *, emitted: int, max_tokens: int, fault_after: int
+    ) -> None:
+        self.request_id: Final = request_id
+        self.fault_after: Final = fault_after
+        self.received_ns: Final = time.monotonic_ns()
+        self.own_tokens = 0  # made by this process
+        self.prefill: asyncio.TimerHandle | None = None
+        self._engine = engine
+        self._answer = answer
+        self._emitted = emitted
+        self._max_tokens = max_tokens
+        self._own_last = min(answer.tokens - emitted, max_tokens)
+        self._made: list[int] = []
+        self._texts: list[bytes] = []
+        self._finish: Literal["stop", "length"] | None = None
+        self._error: EngineFailed | None = None
+        self._over = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> "SimulatedRun":
+        return self
+
+    async def __anext__(self) -> Delta:
+        while not self._made and self._finish is None:
+            if self._error is not None:
+                raise self._error
+            if self._over:
+                raise StopAsyncIteration
+            self._waiter = self._engine.loop.create_future()
+            await self._waiter
+        delta = Delta(0, tuple(self._made), self._finish, b"".join(self._texts) if self._texts else None)
+        self._made.clear()
+        self._texts.clear()
+        self._finish = None
+        return delta
+
+    async def aclose(self) -> None:
+        """Abort the request; see Deltas."""
+        self.end()
+
+    def step(self, stamp: bool) -> None:
+        """Make one token, and end where it is the last."""
+        if self.own_tokens < self._own_last:
+            self._made.append(self._answer.token_id(self._emitted + self.own_tokens))
+            if stamp:
+                self._texts.append(self._stamp())
+            self.own_tokens += 1
+        if self.own_tokens < self._own_last:
+            self._wake()
+        else:
+            within = self.own_tokens < self._max_tokens or self._answer.has_end_token
+            whole = self._emitted + self.own_tokens >= self._answer.tokens
+            self._finish = "stop" if whole and within else "length"
+            self.end()
+
+    def end(self, error: EngineFailed | None = None) -> None:
+        """Take no further step: after the last token, on an abort, or with an `error` behind what is already made."""
+        if not self._over:
+            self._over = True
+            self._error = error
+            self._engine.leave(self)
+            self._wake()
+
+    def _stamp(self) -> bytes:
+        text = b"@S%016x" % time.monotonic_ns()
+        return text if self._emitted or self.own_tokens else b"@R%016x%b" % (self.received_ns, text)
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Simulator:
+    """One simulated model; see Engine."""
+
+    capabilities: Final = Capabilities(
+        seed=True, logprobs=False, penalties=False, logit_bias=False, guided_decoding=False
+    )
+    tokenizer: Final = SimulatorTokenizer()
+    chat_template: Final = CHAT_TEMPLATE
+    end_token_ids: Final = frozenset({IM_END})
+
+    def __init__(self, options: EngineOptions, script: Script) -> None:
+        self.model: Final = options.model
+        self.context: Final = options.context
+        self.slots: Final = options.slots or script.slots
+        self.loop: Final = asyncio.get_running_loop()
+        self._script = script
+        self._runs: dict[str, SimulatedRun] = {}  # in a slot or waiting for one
+        self._waiting: deque[SimulatedRun] = deque()
+        self._taken = 0  # slots
+        self._stepping: dict[SimulatedRun, None] = {}  # prefilled
+        self._steps = 0
+        self._work = asyncio.Event()
+        self._stepper = asyncio.create_task(self._step_for_ever(), name=f"simulator {options.model}")
+
+    def generate(
+        self, request_id: str, prompt_token_ids: Sequence[int], sampling: EngineSampling, *, emitted: int = 0
+    ) -> Deltas:
+        """Start a request; see Engine. An older run of the same id is aborted."""
+        check_request(prompt_token_ids, sampling, context=self.context, vocabulary=VOCABULARY_SIZE, emitted=emitted)
+        answer = Answer(prompt_token_ids[: len(prompt_token_ids) - emitted], self._script)
+        run = SimulatedRun(
+            self,
+            request_id,
+            answer,
+            emitted=emitted,
+            max_tokens=sampling.max_tokens,
+            fault_after=self._script.fault_after(),
+        )
+        return self._start(run)
+
+    async def abort(self, request_id: str) -> None:
+        """Free the slot of a request; see Engine."""
+        run = self._runs.get(request_id)
+        if run is not None:
+            run.end()
+
+    async def warm_up(self) -> None:
+        """Make one real token, in a step of its own or of the requests that run."""
+        answer = Answer(WARM_UP_PROMPT, Script())
+        run = SimulatedRun(self, "", answer, emitted=0, max_tokens=1, fault_after=-1)
+        self._join(run)
+        try:
+            await anext(run)
+        finally:
+            run.end()
+
+    def steps(self) -> int:
+        """How many steps were made."""
+        return self._steps
+
+    async def close(self) -> None:
+        """Fail every request and stop stepping."""
+        for run in (*self._runs.values(), *self._stepping):
+            run.end(EngineFailed("The engine was closed."))
+        self._stepper.cancel()
+        await asyncio.wait({self._stepper})
+
+    def leave(self, run: SimulatedRun) -> None:
+        """Forget an ended run and give its slot to the next one."""
+        self._stepping.pop(run, None)
+        if self._runs.get(run.request_id) is not run:
+            return
+        del self._runs[run.request_id]
+        if run in self._waiting:
+            self._waiting.remove(run)
+            return
+        if run.prefill is not None:
+            run.prefill.cancel()
+        self._taken -= 1
+        if self._waiting:
+            self._enter(self._waiting.popleft())
+
+    def _start(self, run: SimulatedRun) -> SimulatedRun:
+        older = self._runs.get(run.request_id)
+        if older is not None:
+            older.end()
+        self._runs[run.request_id] = run
+        if self._taken < self.slots:
+            self._enter(run)
+        else:
+            self._waiting.append(run)
+        return run
+
+    def _enter(self, run: SimulatedRun) -> None:
+        self._taken += 1
+        if self._script.prefill_ms:
+            run.prefill = self.loop.call_later(self._script.prefill_ms / 1000, self._join, run)
+        else:
+            self._join(run)
+
+    def _join(self, run: SimulatedRun) -> None:
+        self._stepping[run] = None
+        self._work.set()
+
+    async def _step_for_ever(self) -> None:
+        step_seconds = self._script.step_ms / 1000
+        due = self.loop.time()
+        while True:
+            if not self._stepping:
+                self._work.clear()
+                await self._work.wait()
+                due = self.loop.time()
+            if step_seconds:
+                due = max(due + step_seconds, self.loop.time())
+                await asyncio.sleep(due - self.loop.time())
+            else:
+                await asyncio.sleep(0)
+            self._steps += 1
+            for run in tuple(self._stepping):
+                if run.own_tokens != run.fault_after:
+                    run.step(self._script.stamp_tokens)
+                elif not self._fail(run):
+                    await self.loop.create_future()  # as a stuck device does: only the watchdog ends this
+
+    def _fail(self, run: SimulatedRun) -> bool:
+        """Make the scripted fault of `run`; False where the engine hangs from now on."""
+        if run.own_tokens == self._script.exit_after_tokens:
+            os._exit(OUT_OF_MEMORY_STATUS)
+        if run.own_tokens == self._script.hang_after_tokens:
+            return False
+        run.end(EngineFailed("The simulator was told to fail here."))
+        return True
