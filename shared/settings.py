@@ -133,6 +133,21 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(**values)
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Return the variables from which `load_settings` makes `settings` again; for a child process."""
+    found: dict[str, str] = {}
+    for name, value in msgspec.structs.asdict(settings).items():
+        section = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else {name: value}
+        found |= {PREFIX + key.upper(): str(item) for key, item in section.items()}
+    return found
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return this process's environment without anything of ours: what a child gets besides its settings."""
+    ours = ("DATABASE_URL", "REDIS_URL")
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ours}
+
+
 def require_secrets(settings: Settings) -> SecretSettings:
     """Return the secrets, or raise SettingsInvalid where one is missing or shorter than 32 bytes."""
     for name in ("key_pepper", "wire_key"):
