@@ -1,0 +1,17 @@
+"""A decoded completions request: what the rest of the product sees of a client's body."""
+
+import msgspec
+
+from shared.wire import Message, Sampling
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One strictly decoded `POST /chat/completions`."""
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    stream: bool = False
+    include_usage: bool = False
+    user: str | None = None
+    ignored: tuple[str, ...] = ()  # fields we do not know, told in the header `x-inferbase-ignored`
