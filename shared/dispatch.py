@@ -2,14 +2,14 @@
 
     submit: slots -> RESERVE ║ SUBSCRIBE -> ENQUEUE -> Answer      Answer.next … -> close: CANCEL?, WITNESS, slots
 
-The dispatcher owns everything that must outlive a request handler: a handler may be cut at any await, and a generator that
-never started runs no `finally`. `Answer.close` is therefore synchronous, idempotent, and only hands work to owned tasks.
+The dispatcher owns everything that must outlive a request handler: a handler may be cut at any await, and a generator
+that never started runs no `finally`. So `Answer.close` is synchronous, idempotent, and only hands work to owned tasks.
 """
 
 import asyncio
 import unicodedata
 from collections.abc import Coroutine, Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -105,16 +105,12 @@ class Answer:
         self._dispatcher.forget(self, self._witness())
 
     def _witness(self) -> Witness:
-        if self.end is None:
-            ended = "client_left"
-        else:
-            ended = "finished" if self.end.status == "completed" else "failed"
         return Witness(
             request_id=self.request_id,
             delivered_tokens=self._delivered_tokens,
             delivered_seq=self._delivered_seq,
             prompt_tokens=self._prompt_tokens,
-            ended=ended,
+            ended=_witnessed(self.end),
         )
 
 
@@ -324,6 +320,12 @@ def _bytes_most(text: str) -> int:
     if text.isascii():
         return len(text)
     return max(len(text.encode()), len(unicodedata.normalize("NFC", text).encode()))
+
+
+def _witnessed(end: End | None) -> Literal["finished", "client_left", "failed"]:
+    if end is None:
+        return "client_left"
+    return "finished" if end.status == "completed" else "failed"
 
 
 def _hold(submission: Submission, bound: int, max_tokens: int) -> int:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+from shared.presence import publish_catalogue
 
 from shared import ids, pricing, secrets
 from shared.catalogue import Model
 from shared.connections import Database, Redis
 from shared.database import accounts, api_keys, models, transfers
 from shared.pricing import Prices
-from shared.presence import publish_catalogue
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PEPPER: Final = "p" * 32

@@ -2,9 +2,9 @@
 
     messages -> prompt ids -> engine -> text -> chunk -> log        every exit is a FINISH under the claim's own fence
 
-Called by LeasedWorker for each claim. A claim that must be closed, a cancel, a refused prompt, an engine error and a good
-answer all end in `_Run._finish`, which writes the end marker and the settlement record in one script. Only a lost fence
-and a hand-over end without one: then the next owner finishes.
+Called by LeasedWorker for each claim. A claim that must be closed, a cancel, a refused prompt, an engine error and a
+good answer all end in `_Run._finish`, which writes the end marker and the settlement record in one script. Only a lost
+fence and a hand-over end without one: then the next owner finishes.
 """
 
 import asyncio
@@ -13,12 +13,13 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
+from shared.queue.worker import Claim
+
 from shared import log, pricing
 from shared.channel import Fence, LogWriter, read_log
 from shared.clock import Clock
 from shared.connections import Redis
 from shared.errors import EngineFailed, FenceLost, InvalidRequest, Refusal
-from shared.queue.worker import Claim
 from shared.settings import QueueSettings
 from shared.wire import VERSION, Chunk, End, Finish, FinishReason, Status, Usage
 from workers.engines.base import Delta, EngineSampling
@@ -322,3 +323,11 @@ class _Run:
         verdict = await self._owner.writer.finish(self._fence, chunk, finish)
         if verdict not in endings.APPENDED:
             raise FenceLost
+
+
+def _seed_after(seed: int | None, position: int) -> int | None:
+    """Return the seed of an attempt that continues at `position`: the same request must not repeat its draws."""
+    if seed is None or position == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}:0:{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

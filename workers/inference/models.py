@@ -1,7 +1,7 @@
 """The models that this worker holds: opened from the catalogue, announced by presence, closed at the end.
 
-`Models.follow` loads what the catalogue lists for this worker's engine and frees what it no longer lists, so that a model
-added while the worker runs is picked up within seconds.
+`Models.follow` loads what the catalogue lists for this worker's engine and frees what it no longer lists, so that a
+model added while the worker runs is picked up within seconds.
 """
 
 import asyncio
@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+from shared.presence import ModelPresence
+
 from shared import log
 from shared.catalogue import Catalogue, Model
 from shared.clock import Clock
 from shared.errors import InferbaseError
-from shared.presence import ModelPresence
 from shared.settings import WorkerSettings
 from workers.engines import open_engine
 from workers.engines.base import Engine, EngineOptions

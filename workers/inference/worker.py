@@ -2,8 +2,8 @@
 
     catalogue -> models loaded -> presence announced -> claims run by `Completer` under `LeasedWorker`
 
-Stops on SIGTERM: no new claims, what runs gets `drain_seconds`, the rest is handed over, exit 0. An engine that makes no
-step for `step_silence_seconds` while it has work ends the process with EXIT_ENGINE_DEAD: a supervisor starts a new one.
+Stops on SIGTERM: no new claims, what runs gets `drain_seconds`, the rest is handed over, exit 0. An engine that makes
+no step for `step_silence_seconds` while it has work ends the process by EXIT_ENGINE_DEAD: a supervisor replaces it.
 """
 
 import asyncio
@@ -12,14 +12,15 @@ import signal
 from contextlib import AsyncExitStack
 from typing import Final
 
+from shared.presence import Presence, announce, leave, read_catalogue
+from shared.queue.worker import LeasedWorker
+
 from shared import ids, log
 from shared.channel import LogWriter
 from shared.clock import Clock, SystemClock
 from shared.connections import Redis, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.errors import DependencyUnavailable
-from shared.presence import Presence, announce, leave, read_catalogue
-from shared.queue.worker import LeasedWorker
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
 from workers.inference.complete import Completer
