@@ -24,10 +24,9 @@ _POSTGRES_DOWN = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
     asyncpg.InterfaceError,
 )
 _REDIS_DOWN = (OSError, TimeoutError, redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
@@ -43,11 +42,16 @@ async def open_database(settings: StoreSettings, *, role: str) -> AsyncIterator[
         timeout=settings.store_timeout_seconds,
         command_timeout=settings.store_timeout_seconds * 2,
         server_settings={"application_name": f"inferbase-{role}", "jit": "off"},
+        reset=_keep_session,
     )
     try:
         yield pool
     finally:
         await pool.close()
+
+
+async def _keep_session(connection: object) -> None:
+    """Return a connection to the pool without asyncpg's RESET round trip: no query of ours changes its session."""
 
 
 @asynccontextmanager
@@ -69,9 +73,11 @@ async def open_redis(settings: StoreSettings, *, role: str) -> AsyncIterator[Red
 
 @contextmanager
 def postgres_errors() -> Iterator[None]:
-    """Turn `Postgres is not there` into DependencyUnavailable; errors of a statement pass."""
+    """Turn `Postgres is not there, or not able to` into DependencyUnavailable; errors of a statement pass."""
     try:
         yield
+    except ValueError:  # a value that asyncpg cannot encode; asyncpg counts it among its InterfaceErrors
+        raise
     except _POSTGRES_DOWN as error:
         raise DependencyUnavailable("The database is unavailable: retry shortly.", retry_after_seconds=2) from error
 

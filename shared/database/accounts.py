@@ -1,0 +1,87 @@
+"""Customers' accounts and their balances. Amounts are nanocredits."""
+
+from datetime import datetime
+
+import asyncpg
+import msgspec
+
+from shared import ids
+from shared.connections import Connection
+from shared.errors import Conflict
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """One customer; 0 <= held <= balance. `concurrency` 0: no bound."""
+
+    id: str
+    email: str
+    balance: int
+    held: int
+    concurrency: int
+    active: bool
+    created_at: datetime
+
+
+class CreditBalance(msgspec.Struct, frozen=True, kw_only=True):
+    """What an account may spend (`available`), and all that ever came in and was charged."""
+
+    balance: int
+    held: int
+    available: int
+    deposited: int
+    charged: int
+
+
+async def create_account(connection: Connection, *, email: str, concurrency: int = 0) -> Account:
+    """Add an account without credits; Conflict where the e-mail address has one."""
+    try:
+        row = await connection.fetchrow(
+            """
+            INSERT INTO accounts (id, email, concurrency) VALUES ($1, $2, $3)
+            RETURNING id, email, balance, held, concurrency, active, created_at
+            """,
+            ids.new_account_id(),
+            email,
+            concurrency,
+        )
+    except asyncpg.UniqueViolationError:
+        raise Conflict(f"There is an account with the e-mail address {email} already.", code="account_exists") from None
+    assert row is not None
+    return Account(**row)
+
+
+async def list_accounts(connection: Connection) -> list[Account]:
+    """Return every account, oldest first."""
+    rows = await connection.fetch(
+        "SELECT id, email, balance, held, concurrency, active, created_at FROM accounts ORDER BY id"
+    )
+    return [Account(**row) for row in rows]
+
+
+async def get_account(connection: Connection, account_id: str) -> Account | None:
+    """Return one account, or None."""
+    row = await connection.fetchrow(
+        "SELECT id, email, balance, held, concurrency, active, created_at FROM accounts WHERE id = $1", account_id
+    )
+    return None if row is None else Account(**row)
+
+
+async def set_active(connection: Connection, account_id: str, *, active: bool) -> bool:
+    """Activate or deactivate an account; False if it does not exist."""
+    status = await connection.execute("UPDATE accounts SET active = $2 WHERE id = $1", account_id, active)
+    return bool(status == "UPDATE 1")
+
+
+async def credit_balance(connection: Connection, account_id: str) -> CreditBalance | None:
+    """Return what an account has, or None if it does not exist."""
+    row = await connection.fetchrow(
+        """
+        SELECT a.balance, a.held, a.balance - a.held AS available,
+               coalesce(sum(t.amount) FILTER (WHERE t.type = 'deposit'), 0)::BIGINT AS deposited,
+               coalesce(sum(t.amount) FILTER (WHERE t.type = 'deduction'), 0)::BIGINT AS charged
+          FROM accounts a LEFT JOIN transfers t ON t.account_id = a.id
+         WHERE a.id = $1 GROUP BY a.id
+        """,
+        account_id,
+    )
+    return None if row is None else CreditBalance(**row)

@@ -1,0 +1,142 @@
+"""Reservations: the promise of credits to one request, and what its reader witnessed. Called by `shared/admission.py`.
+
+Every verb takes many rows and is one statement (migrations 0002 and 0004). The caller owns connection and transaction.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from shared.connections import Connection
+from shared.pricing import Prices
+
+Verdict = Literal[
+    "reserved", "insufficient", "account_inactive", "key_revoked", "budget_exceeded", "duplicate", "invalid"
+]
+Released = Literal["released", "already", "unknown"]
+Ended = Literal["finished", "client_left", "failed", "lost"]
+
+
+class Reserve(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask to hold credits for one request. Times are Unix milliseconds, money nanocredits.
+
+    The hold is `hold_full`, or what is available if that is less but at least `hold_least`.
+    """
+
+    request_id: str
+    account_id: str
+    key_id: str
+    model: str
+    stream: bool
+    lane: str
+    resumable: bool
+    prices: Prices
+    prompt_bound: int  # tokens
+    max_tokens: int | None
+    hold_full: int
+    hold_least: int
+    reserved_ms: int
+    queue_deadline_ms: int
+    deadline_ms: int
+    idempotency_key: str | None = None
+    body_hash: bytes | None = None
+
+
+class ReserveVerdict(msgspec.Struct, frozen=True):
+    """What became of one reservation. `available`: what the account had left, told with `insufficient` only."""
+
+    verdict: Verdict
+    hold: int = 0
+    available: int = 0
+
+
+class Witness(msgspec.Struct, frozen=True, kw_only=True):
+    """What an API node relayed of one request: totals, and how it saw the answer end."""
+
+    request_id: str
+    delivered_tokens: int
+    delivered_seq: int
+    prompt_tokens: int | None
+    ended: Ended
+
+
+async def reserve_many(connection: Connection, rows: Sequence[Reserve]) -> list[ReserveVerdict]:
+    """Decide `rows` in order, each as if it came alone, and return a verdict for each.
+
+    A request id that is reserved already, by the same account and still open, reads back its own row: `reserved` with
+    the hold it has. Where a request id or an idempotency key comes twice, the rows are cut between them.
+    """
+    verdicts: list[ReserveVerdict] = []
+    for part in _without_repeats(rows):
+        verdicts += await _reserve_distinct(connection, part)
+    return verdicts
+
+
+async def release_many(connection: Connection, rows: Sequence[tuple[str, str]], *, now_ms: int) -> list[Released]:
+    """Close the open ones of `rows` (request id, code) as failed and free; ids must be distinct."""
+    found = await connection.fetchval(
+        "SELECT release_many($1, $2, $3)", [request_id for request_id, _ in rows], [code for _, code in rows], now_ms
+    )
+    return list(found)
+
+
+async def witness_many(connection: Connection, rows: Sequence[Witness]) -> None:
+    """Note what was relayed; unknown requests are passed over. Ids must be distinct."""
+    await connection.execute(
+        "SELECT witness_many($1, $2, $3, $4, $5)",
+        [row.request_id for row in rows],
+        [row.delivered_tokens for row in rows],
+        [row.delivered_seq for row in rows],
+        [row.prompt_tokens for row in rows],
+        [row.ended for row in rows],
+    )
+
+
+async def _reserve_distinct(connection: Connection, rows: Sequence[Reserve]) -> list[ReserveVerdict]:
+    answer = await connection.fetchrow(
+        """
+        SELECT verdicts, holds, available
+          FROM reserve_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+        """,
+        [row.request_id for row in rows],
+        [row.account_id for row in rows],
+        [row.key_id for row in rows],
+        [row.model for row in rows],
+        [row.stream for row in rows],
+        [row.lane for row in rows],
+        [row.resumable for row in rows],
+        [row.prices.prompt for row in rows],
+        [row.prices.cached for row in rows],
+        [row.prices.completion for row in rows],
+        [row.prompt_bound for row in rows],
+        [row.max_tokens for row in rows],
+        [row.hold_full for row in rows],
+        [row.hold_least for row in rows],
+        [row.reserved_ms for row in rows],
+        [row.queue_deadline_ms for row in rows],
+        [row.deadline_ms for row in rows],
+        [row.idempotency_key for row in rows],
+        [row.body_hash for row in rows],
+    )
+    assert answer is not None
+    verdicts, holds, available = answer
+    if verdicts is None:
+        return [ReserveVerdict("reserved", row.hold_full) for row in rows]
+    return [ReserveVerdict(*verdict) for verdict in zip(verdicts, holds, available, strict=True)]
+
+
+def _without_repeats(rows: Sequence[Reserve]) -> Iterator[Sequence[Reserve]]:
+    seen: set[str | tuple[str, str]] = set()
+    start = 0
+    for position, row in enumerate(rows):
+        names: list[str | tuple[str, str]] = [row.request_id]
+        if row.idempotency_key is not None:
+            names.append((row.account_id, row.idempotency_key))
+        if not seen.isdisjoint(names):
+            yield rows[start:position]
+            start = position
+            seen.clear()
+        seen.update(names)
+    if start < len(rows):
+        yield rows[start:]
