@@ -15,6 +15,8 @@ from shared.errors import SettingsInvalid
 PREFIX: Final = "INFERBASE_"
 SECRET_BYTES_LEAST: Final = 32
 
+_STORE_URLS: Final = ("DATABASE_URL", "REDIS_URL")
+
 
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where Postgres and Redis are, and how long to wait for them."""
@@ -79,7 +81,14 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     node_lease_seconds: float = 8.0
     no_reader_seconds: float = 10.0
     enqueue_retry_seconds: float = 2.0
+    enqueue_most: int = 64  # jobs in one script call
+    reap_most: int = 64  # jobs in one script call
+    aged_seconds: float = 600.0  # a batch job that waited so long counts as interactive
+    tombstone_seconds: float = 7200.0
+    dead_letters_most: int = 10_000
     reader_chunks_most: int = 4096
+    writer_bytes_most: int = 64 * 1024 * 1024  # of running requests' chunks, kept until their end
+    write_retry_seconds: float = 30.0  # longer than a lease: whoever gives up has lost its fence
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings of `environment` (default: this process's); SettingsInvalid names the bad variable."""
     source = dict(os.environ if environment is None else environment)
-    for bare in ("DATABASE_URL", "REDIS_URL"):
+    for bare in _STORE_URLS:
         if bare in source:
             source.setdefault(PREFIX + bare, source[bare])
     values: dict[str, Any] = {}
@@ -142,10 +151,17 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return found
 
 
+def given_store_urls() -> tuple[str, str]:
+    """Return the addresses of Postgres and Redis that this process was given; empty where it was given none."""
+    stores = [os.environ.get(PREFIX + name) or os.environ.get(name, "") for name in _STORE_URLS]
+    return stores[0], stores[1]
+
+
 def inherited_environment() -> dict[str, str]:
     """Return this process's environment without anything of ours: what a child gets besides its settings."""
-    ours = ("DATABASE_URL", "REDIS_URL")
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in ours}
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(PREFIX) and name not in _STORE_URLS
+    }
 
 
 def require_secrets(settings: Settings) -> SecretSettings:
