@@ -1,0 +1,63 @@
+"""Every number that decides what the demo model becomes: shape, schedule, seeds, names and paths."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+FACTS: Final = HERE / "facts"
+PROMPTS: Final = HERE / "prompts"
+CHAT_TEMPLATE: Final = HERE / "chat_template.jinja"
+GGUF: Final = HERE / "inferbase-demo.gguf"
+CHECKSUMS: Final = HERE / "SHA256SUMS"
+
+END_OF_TEXT: Final = "<|endoftext|>"
+TURN_START: Final = "<|im_start|>"
+TURN_END: Final = "<|im_end|>"
+SPECIAL_TOKENS: Final = (END_OF_TEXT, TURN_START, TURN_END)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the network; Qwen2 with tied embeddings. Widths are multiples of 32, as Q8_0 needs."""
+
+    vocabulary: int = 1536
+    width: int = 192
+    layers: int = 5
+    heads: int = 6
+    feed_forward: int = 512
+    context_tokens: int = 2048
+    rope_base: float = 10_000.0
+    norm_epsilon: float = 1e-6
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, the embedding counted once."""
+        attention = 4 * self.width**2 + 3 * self.width
+        block = attention + 3 * self.width * self.feed_forward + 2 * self.width
+        return self.vocabulary * self.width + self.layers * block + self.width
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule of one run; the same numbers on the same machine give the same file."""
+
+    steps: int = 3_000
+    batch_tokens: int = 4_096
+    longest_tokens: int = 768
+    muon_rate: float = 8e-3
+    adam_rate: float = 4e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    seed: int = 20_260
+
+
+def fact_values(model: ModelConfig) -> dict[str, str]:
+    """What the placeholders of the facts stand for, so that the model's words about itself stay true."""
+    megabytes = model.parameters * 34 / 32 / 1e6
+    return {
+        "parameters": f"{model.parameters / 1e6:.1f}",
+        "layers": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")[model.layers],
+        "megabytes": f"{megabytes:.0f}",
+        "context": str(model.context_tokens),
+    }
