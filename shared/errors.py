@@ -117,6 +117,10 @@ class SealInvalid(InferbaseError):
     """A record from the queue does not carry our seal."""
 
 
+class StatementFailed(InferbaseError):
+    """The database refused a statement for what is in it."""
+
+
 class FenceLost(InferbaseError):
     """Another owner holds this request now."""
 

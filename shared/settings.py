@@ -102,6 +102,18 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     step_silence_seconds: float = 30.0
 
 
+class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Reservations, releases and witnesses of one API node."""
+
+    reserve_most: int = 256  # reservations in one transaction
+    reserve_retry_seconds: float = 2.0  # after that a client is told that the database is down
+    outbox_most: int = 50_000  # releases, and witnesses, that wait for the database
+    outbox_batch_most: int = 512
+    outbox_retry_seconds: float = 1.0
+    witness_delay_seconds: float = 0.5  # gathers; most requests are settled by then
+    flush_seconds: float = 10.0  # at shutdown
+
+
 class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settlement and janitor."""
 
@@ -121,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiSettings = ApiSettings()
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
+    admission: AdmissionSettings = AdmissionSettings()
     settlement: SettlementSettings = SettlementSettings()
     log_level: str = "info"
     log_json: bool = True
