@@ -4,7 +4,7 @@ Engines are opened by `workers/engines/__init__.py`'s `open_engine`, which impor
 names an engine. One contract suite (`tests/contract/test_engine_contract.py`) runs on every engine.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -57,7 +57,11 @@ class Deltas(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, of one loaded model."""
+    """Text to ids and back, of one loaded model; safe to call from several threads."""
+
+    @property
+    def longest_token_bytes(self) -> int:
+        """No token stands for more bytes than this."""
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return ids; special tokens are recognised in `text` only where `special`."""
@@ -92,6 +96,14 @@ class Engine(Protocol):
     @property
     def chat_template(self) -> str:
         """Jinja source, as the model's maker published it."""
+
+    @property
+    def template_variables(self) -> Mapping[str, str]:
+        """What the template may name beside the messages: `bos_token`, `eos_token`."""
+
+    @property
+    def prompt_prefix_ids(self) -> tuple[int, ...]:
+        """The ids that every prompt begins with, added where the template did not."""
 
     @property
     def end_token_ids(self) -> frozenset[int]:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Final, Literal
 
 from shared.errors import EngineFailed, SettingsInvalid
@@ -20,6 +21,7 @@ from workers.engines.simulator_words import IM_END, IM_START, VOCABULARY_SIZE, S
 from workers.engines.validation import check_request, parse_options
 
 OUT_OF_MEMORY_STATUS: Final = 137  # 128 + SIGKILL, as the kernel's out-of-memory killer leaves it
+PREFILL_CHUNK_SECONDS: Final = 1.0
 WARM_UP_PROMPT: Final = (IM_START,)
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -131,6 +133,8 @@ class Simulator:
     )
     tokenizer: Final = SimulatorTokenizer()
     chat_template: Final = CHAT_TEMPLATE
+    template_variables: Final = MappingProxyType({"bos_token": "", "eos_token": "<|im_end|>"})
+    prompt_prefix_ids: Final[tuple[int, ...]] = ()
     end_token_ids: Final = frozenset({IM_END})
 
     def __init__(self, options: EngineOptions, script: Script) -> None:
@@ -144,6 +148,7 @@ class Simulator:
         self._taken = 0  # slots
         self._stepping: dict[SimulatedRun, None] = {}  # prefilled
         self._steps = 0
+        self._hung = False
         self._work = asyncio.Event()
         self._stepper = asyncio.create_task(self._step_for_ever(), name=f"simulator {options.model}")
 
@@ -218,10 +223,16 @@ class Simulator:
 
     def _enter(self, run: SimulatedRun) -> None:
         self._taken += 1
-        if self._script.prefill_ms:
-            run.prefill = self.loop.call_later(self._script.prefill_ms / 1000, self._join, run)
-        else:
+        self._prefill(run, self._script.prefill_ms / 1000)
+
+    def _prefill(self, run: SimulatedRun, seconds: float) -> None:
+        """Work on the prompt for `seconds`, in chunks that count as steps: a long prefill is not a hang."""
+        if seconds <= 0:
             self._join(run)
+            return
+        chunk_seconds = min(seconds, PREFILL_CHUNK_SECONDS)
+        self._steps += not self._hung
+        run.prefill = self.loop.call_later(chunk_seconds, self._prefill, run, seconds - chunk_seconds)
 
     def _join(self, run: SimulatedRun) -> None:
         self._stepping[run] = None
@@ -245,6 +256,7 @@ class Simulator:
                 if run.own_tokens != run.fault_after:
                     run.step(self._script.stamp_tokens)
                 elif not self._fail(run):
+                    self._hung = True
                     await self.loop.create_future()  # as a stuck device does: only the watchdog ends this
 
     def _fail(self, run: SimulatedRun) -> bool:

@@ -41,6 +41,8 @@ _TOKEN_BYTES: Final = (*(bytes((value,)) for value in range(256)), *(b"" for _ i
 class SimulatorTokenizer:
     """Reversible, without state."""
 
+    longest_token_bytes: Final = max(map(len, _TOKEN_BYTES))
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return ids; special tokens are recognised in `text` only where `special`."""
         if not special:

@@ -1,0 +1,86 @@
+"""From messages to the exact token ids of the prompt; nothing that a user writes becomes a special token.
+
+The template's pieces are tokenised with special tokens and kept (they are few), contents without. Two figures are
+measured at load for the API's bound: bytes(text) + template_tokens + messages * message_tokens >= tokens of the prompt.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Final
+
+from shared.errors import InvalidRequest
+from shared.wire import Message
+from workers.engines.base import Engine
+from workers.inference.template import PLAIN_WORDS, ROLES, ChatTemplate, Piece
+
+KEPT_PIECES_MOST: Final = 4096  # distinct template pieces whose ids are kept
+PROBE_MESSAGES_MOST: Final = 3
+PROBE_BYTES: Final = ("x", "1", "?", "\n", " ")
+
+
+class PromptBuilder:
+    """Builds the prompts of one loaded model; safe to call from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._tokenizer = engine.tokenizer
+        self._context = engine.context
+        self._prefix = engine.prompt_prefix_ids
+        self._template = ChatTemplate(engine.chat_template, engine.template_variables)
+        self._kept: dict[str, list[int]] = {}
+        self.template_tokens, self.message_tokens = self._measure()
+
+    def build(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the prompt, (prompt_tokens,).
+
+        Raises InvalidRequest where the template does not take the messages, or, code context_length_exceeded, where
+        they cannot fit however well they compress; a prompt that is only a little too long is the caller's to refuse.
+        """
+        content_bytes = sum(len(message.content.encode()) for message in messages)
+        tokens_least = content_bytes // self._tokenizer.longest_token_bytes
+        if tokens_least > self._context:
+            raise InvalidRequest(
+                f"This model's maximum context length is {self._context} tokens. However, your messages hold at least "
+                f"{tokens_least} tokens. Please reduce the length of the messages.",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        return self._ids(self._template.render(messages))
+
+    def _ids(self, pieces: Sequence[Piece]) -> list[int]:
+        ids: list[int] = []
+        for text, from_user in pieces:
+            ids += self._tokenizer.encode(text, special=False) if from_user else self._template_ids(text)
+        prefix = list(self._prefix)
+        return ids if ids[: len(prefix)] == prefix else prefix + ids
+
+    def _template_ids(self, text: str) -> list[int]:
+        ids = self._kept.get(text)
+        if ids is None:
+            ids = self._tokenizer.encode(text, special=True)
+            if len(self._kept) < KEPT_PIECES_MOST:
+                self._kept[text] = ids
+        return ids
+
+    def _measure(self) -> tuple[int, int]:
+        """Return what the template adds to a conversation and to each of its messages, at most, over role orders."""
+        overheads: dict[int, int] = {0: 0}
+        for count in range(1, PROBE_MESSAGES_MOST + 1):
+            found = [self._overhead(roles) for roles in itertools.product(ROLES, repeat=count)]
+            overheads[count] = max(found)
+        message_tokens = max(overheads[count + 1] - overheads[count] for count in range(1, PROBE_MESSAGES_MOST))
+        message_tokens = max(1, message_tokens) + self._beyond_bytes()
+        template_tokens = max(overheads[count] - count * message_tokens for count in overheads if count)
+        return max(0, template_tokens), message_tokens
+
+    def _beyond_bytes(self) -> int:
+        """Return how many tokens a content may have beyond its bytes: SentencePiece puts a space before it."""
+        return max(0, *(len(self._tokenizer.encode(byte, special=False)) - 1 for byte in PROBE_BYTES))
+
+    def _overhead(self, roles: Sequence[str]) -> int:
+        """Return the tokens of a prompt beyond those of its contents; 0 where the template refuses the roles."""
+        try:
+            ids = self.build([Message(role, PLAIN_WORDS) for role in roles])
+        except InvalidRequest:
+            return 0
+        contents = self._tokenizer.encode(PLAIN_WORDS, special=False)
+        return len(ids) - len(roles) * len(contents)
