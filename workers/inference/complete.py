@@ -13,13 +13,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
-from shared.queue.worker import Claim
-
 from shared import log, pricing
-from shared.channel import Fence, LogWriter, read_log
+from shared.channel import AppendVerdict, Fence, LogWriter, read_log
 from shared.clock import Clock
 from shared.connections import Redis
-from shared.errors import EngineFailed, FenceLost, InvalidRequest, Refusal
+from shared.errors import EngineDead, EngineFailed, FenceLost, InvalidRequest, Refusal
+from shared.queue.worker import Claim
 from shared.settings import QueueSettings
 from shared.wire import VERSION, Chunk, End, Finish, FinishReason, Status, Usage
 from workers.engines.base import Delta, EngineSampling
@@ -44,12 +43,15 @@ class Completer:
         redis: Redis,
         clock: Clock,
         settings: QueueSettings,
+        on_dead: Callable[[str], None],
     ) -> None:
+        """`on_dead` ends the process: an engine that died serves nobody, and the leases run out by themselves."""
         self.models: Final = models
         self.writer: Final = writer
         self.redis: Final = redis
         self.clock: Final = clock
         self.settings: Final = settings
+        self.on_dead: Final = on_dead
         self._running: dict[str, _Run] = {}
 
     @property
@@ -96,7 +98,7 @@ class _Run:
         self._first_token_ms: int | None = None
         self._last_token_at = owner.clock.monotonic()
         self._announced = False  # prompt_tokens are on the first chunk of an attempt
-        self._appended: asyncio.Future[str] | None = None
+        self._appended: asyncio.Future[AppendVerdict] | None = None
         self._unanswered = 0
         self._stream: TextStream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -144,6 +146,9 @@ class _Run:
         except Refusal as refusal:
             await self._finish("failed", code=refusal.code, message=refusal.message)
         except FenceLost:
+            raise
+        except EngineDead as error:
+            self._owner.on_dead(error.message)
             raise
         except EngineFailed as error:
             logger.warning("engine_failed", request_id=self._job.request_id, error=error.message)

@@ -5,10 +5,11 @@ Source: DESIGN section 5 (table of endings) and section 10 (codes).
 
 from typing import Final
 
+from shared.queue.worker import FENCE_LOST, HANDED_OVER
 from shared.wire import Status
 
 APPENDED: Final = frozenset({"appended", "finished", "already"})
-HANDED_ON: Final = frozenset({"fence_lost", "handed_over"})  # another owner ends the request
+HANDED_ON: Final = frozenset({FENCE_LOST, HANDED_OVER})  # another owner ends the request
 RETRY_AFTER_SECONDS: Final = {
     "model_loading": 10,
     "model_unavailable": 10,

@@ -7,6 +7,7 @@ model added while the worker runs is picked up within seconds.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 from shared.presence import ModelPresence
@@ -74,13 +75,13 @@ class Models:
                 continue
             task = asyncio.get_running_loop().create_task(self._load(model))
             self._loading[model.id] = task
-            task.add_done_callback(lambda _, model_id=model.id: self._loading.pop(model_id, None))
+            task.add_done_callback(partial(self._settled, model.id))
         for model_id, loaded in list(self._loaded.items()):
             if model_id not in wanted and loaded.running == 0:
                 del self._loaded[model_id]
                 task = asyncio.get_running_loop().create_task(self._stacks.pop(model_id).aclose())
                 self._loading[model_id] = task
-                task.add_done_callback(lambda _, gone=model_id: self._loading.pop(gone, None))
+                task.add_done_callback(partial(self._settled, model_id))
 
     def presence(self, *, draining: bool) -> dict[str, ModelPresence]:
         """Return what to announce of every model held or loading."""
@@ -110,6 +111,9 @@ class Models:
     def _wanted(self, models: Sequence[Model]) -> list[Model]:
         named = {name for name in self._settings.models.split(",") if name}
         return [model for model in models if model.engine == self._settings.engine and (not named or model.id in named)]
+
+    def _settled(self, model_id: str, _: "asyncio.Task[None]") -> None:
+        del self._loading[model_id]
 
     def _may_try(self, model_id: str) -> bool:
         failed_at = self._failed_at.get(model_id)

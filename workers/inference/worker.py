@@ -10,10 +10,10 @@ import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 from shared.presence import Presence, announce, leave, read_catalogue
-from shared.queue.worker import LeasedWorker
 
 from shared import ids, log
 from shared.channel import LogWriter
@@ -21,6 +21,7 @@ from shared.clock import Clock, SystemClock
 from shared.connections import Redis, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.errors import DependencyUnavailable
+from shared.queue.worker import LeasedWorker
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
 from workers.inference.complete import Completer
@@ -45,8 +46,10 @@ async def serve(settings: Settings) -> None:
         redis = await stack.enter_async_context(open_redis(settings.stores, role="worker"))
         models = await stack.enter_async_context(open_models(settings.worker, clock))
         crash = CrashPoints(settings.crash_point)
-        writer = LogWriter(redis, seal, settings.queue, crash)
-        completer = Completer(models.get, writer=writer, redis=redis, clock=clock, settings=settings.queue)
+        writer = LogWriter(redis, seal, settings.queue, crash=crash)
+        completer = Completer(
+            models.get, writer=writer, redis=redis, clock=clock, settings=settings.queue, on_dead=_die
+        )
         worker = LeasedWorker(
             redis=redis,
             seal=seal,
@@ -128,15 +131,20 @@ class Upkeep:
             if steps != before:
                 loaded.last_step_ms = self._clock.unix_ms()
         elif now - changed_at > self._settings.worker.step_silence_seconds:
-            logger.error("engine_hangs", model=model_id, silent_seconds=round(now - changed_at, 1))
-            os._exit(EXIT_ENGINE_DEAD)
+            _die(f"{model_id} made no step for {now - changed_at:.0f} s")
         idle_ms = self._clock.unix_ms() - loaded.last_step_ms
         if loaded.running == 0 and idle_ms > IDLE_STEP_MS and model_id not in self._warming:
             task = asyncio.get_running_loop().create_task(loaded.engine.warm_up())
             self._warming[model_id] = task
-            task.add_done_callback(lambda done, warmed=model_id: self._warmed(warmed, done))
+            task.add_done_callback(partial(self._warmed, model_id))
 
     def _warmed(self, model_id: str, task: "asyncio.Task[None]") -> None:
         del self._warming[model_id]
         if not task.cancelled() and task.exception() is not None:
             logger.error("warm_up_failed", model=model_id, error=str(task.exception()))
+
+
+def _die(reason: str) -> None:
+    """End the process at once: threads of a dead engine may never return, and a half-alive worker holds requests."""
+    logger.error("engine_dead", reason=reason)
+    os._exit(EXIT_ENGINE_DEAD)
