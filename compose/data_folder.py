@@ -1,11 +1,11 @@
 """The folder in which `inferbase up` keeps what must last between runs, readable by its owner alone.
 
-    secrets.json      pepper of the keys and key of the inner wire, made at the first run
-    credentials.json  the account and API key that `up` made, so that a later run prints the same ones
-    ready.json        where a running `up` can be reached; removed when it stops
-    lock              held while `up` runs
-    logs/             one file per process, emptied at each start
-    postgres/ valkey/ the embedded stores
+secrets.json      pepper of the keys and key of the inner wire, made at the first run
+credentials.json  the account and API key that `up` made, so that a later run prints the same ones
+ready.json        where a running `up` can be reached; removed when it stops
+lock              held while `up` runs
+logs/             one file per process, emptied at each start
+postgres/ valkey/ the embedded stores
 """
 
 import fcntl

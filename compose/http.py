@@ -1,9 +1,10 @@
 """The few plain HTTP requests that `up` makes to its own nodes."""
 
+import http.client
 import json
-import urllib.error
-import urllib.request
 from typing import Any, Final
+
+from compose.ports import LOOPBACK
 
 TIMEOUT_SECONDS: Final = 5.0
 
@@ -12,17 +13,18 @@ class HttpFailed(Exception):
     """The node did not answer with 200; the text says what it did."""
 
 
-def get(url: str, *, api_key: str = "") -> Any:
-    """Return the JSON body of a GET. Raises HttpFailed on any other answer, or none."""
-    assert url.startswith("http://127.0.0.1:")
+def get(port: int, path: str, *, api_key: str = "") -> Any:
+    """Return the JSON body of a GET to this machine. Raises HttpFailed on any other answer, or none."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    request = urllib.request.Request(url, headers=headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=TIMEOUT_SECONDS)
     try:
-        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-            return json.loads(response.read() or b"null")
-    except urllib.error.HTTPError as error:
-        with error:
-            raise HttpFailed(f"{error.code}: {error.read(300).decode(errors='replace')}") from None
-    except (OSError, ValueError) as error:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise HttpFailed(f"{response.status} {body[:300].decode(errors='replace')}")
+        return json.loads(body or b"null")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise HttpFailed(str(error)) from None
+    finally:
+        connection.close()

@@ -1,0 +1,125 @@
+"""`inferbase key …`"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compose.commands.nouns import noun
+from compose.commands.output import AsJson, print_list, print_one, unix_seconds
+from compose.commands.target import DATA_DIR, DataDir, Target, with_target
+from compose.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from shared.connections import Connection
+    from shared.database.api_keys import ApiKey
+
+PAGE_ROWS = 100
+NAME_CHARACTERS_MOST = 100
+
+app = noun("key", "API keys: what a client sends as its bearer token.")
+
+
+@app.command()
+def create(
+    account: Annotated[str, typer.Argument(help="Id of the account that pays.", show_default=False)],
+    *,
+    name: Annotated[str, typer.Option(help="What the key is for, to tell keys apart.")] = "",
+    rpm: Annotated[int, typer.Option(min=0, help="Requests per minute; 0: no limit.")] = 0,
+    tpm: Annotated[int, typer.Option(min=0, help="Tokens per minute; 0: no limit.")] = 0,
+    concurrency: Annotated[
+        int | None, typer.Option(min=0, help="Requests that may run at once; 0: no limit.", show_default=False)
+    ] = None,
+    as_json: AsJson = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Make an API key and print it: this is the only time that it can be read."""
+    from shared import secrets
+    from shared.database.api_keys import create_key
+    from shared.settings import require_secrets
+
+    if len(name) > NAME_CHARACTERS_MOST or not name.isprintable():
+        raise CommandFailed(f"a key's name has at most {NAME_CHARACTERS_MOST} printable characters")
+
+    async def work(target: Target) -> dict[str, Any]:
+        key = secrets.make_key()
+        row = await create_key(
+            target.connection,
+            account_id=account,
+            name=name,
+            digest=secrets.digest(key, require_secrets(target.settings).key_pepper),
+            prefix=secrets.prefix(key),
+            rpm=rpm,
+            tpm=tpm,
+            concurrency=target.settings.api.key_concurrency if concurrency is None else concurrency,
+        )
+        return {"id": row.id, "key": key} | _shown(row)
+
+    print_one(with_target(data_dir, work), as_json)
+
+
+@app.command(name="list")
+def list_all(
+    account: Annotated[str | None, typer.Argument(help="Only the keys of this account.", show_default=False)] = None,
+    as_json: AsJson = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """List keys, newest first; revoked ones stay in the list."""
+    from shared.database.accounts import list_accounts
+
+    async def work(target: Target) -> list[dict[str, Any]]:
+        accounts = [account] if account else [row.id for row in await list_accounts(target.connection)]
+        return [_shown(row) for owner in accounts for row in await _all_keys(target.connection, owner)]
+
+    print_list(with_target(data_dir, work), as_json)
+
+
+@app.command()
+def revoke(
+    key: Annotated[
+        str, typer.Argument(help="Id of the key (key_…), as `inferbase key list` shows it.", show_default=False)
+    ],
+    as_json: AsJson = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Revoke a key for good: within five seconds it is refused everywhere and what it runs is stopped."""
+    from shared.database.accounts import list_accounts
+    from shared.database.api_keys import revoke_key
+    from shared.database.models import list_models
+    from shared.revocation import mark_revoked
+
+    async def work(target: Target) -> dict[str, Any]:
+        for owner in await list_accounts(target.connection):
+            if await revoke_key(target.connection, owner.id, key):
+                models = [model.id for model in await list_models(target.connection)]
+                await mark_revoked(target.redis, key, models)
+                return {"id": key, "object": "api_key", "status": "revoked"}
+        raise CommandFailed(f"there is no key {key}: `inferbase key list` shows the ids")
+
+    print_one(with_target(data_dir, work), as_json)
+
+
+async def _all_keys(connection: "Connection", account_id: str) -> "list[ApiKey]":
+    from shared.database.api_keys import list_keys
+
+    rows, more = await list_keys(connection, account_id, limit=PAGE_ROWS)
+    while more:
+        page, more = await list_keys(connection, account_id, after=rows[-1].id, limit=PAGE_ROWS)
+        rows += page
+    return rows
+
+
+def _shown(row: "ApiKey") -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "object": "api_key",
+        "account_id": row.account_id,
+        "name": row.name,
+        "prefix": row.prefix,
+        "status": "revoked" if row.revoked_at else "active",
+        "rpm": row.rpm,
+        "tpm": row.tpm,
+        "concurrency": row.concurrency,
+        "created_at": unix_seconds(row.created_at),
+        "expires_at": unix_seconds(row.expires_at),
+        "last_used_at": unix_seconds(row.last_used_at),
+    }

@@ -1,0 +1,130 @@
+"""`inferbase model …`"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compose.commands.nouns import noun
+from compose.commands.output import AsJson, print_list, print_one
+from compose.commands.target import DATA_DIR, DataDir, Target, with_target
+from compose.errors import CommandFailed
+from compose.model_ids import check_model_id
+from shared.pricing import Prices, format_price, parse_price
+
+if TYPE_CHECKING:
+    from shared.catalogue import Model
+
+CONTEXT_TOKENS_MOST = 10_000_000
+OPTION_CHARACTERS_MOST = 4096
+
+app = noun("model", "Models: what can be asked for, at which price.")
+
+
+@app.command()
+def add(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Such as my/model.", show_default=False)],
+    *,
+    engine: Annotated[str, typer.Option(help="llamacpp or simulator.", show_default=False)],
+    context: Annotated[
+        int, typer.Option(min=1, max=CONTEXT_TOKENS_MOST, help="Tokens of prompt and answer together.")
+    ] = 8192,
+    prompt_price: Annotated[str, typer.Option(help="Credits per million prompt tokens, at most 3 decimals.")] = "0.10",
+    completion_price: Annotated[str, typer.Option(help="Credits per million completion tokens.")] = "0.40",
+    cached_price: Annotated[
+        str | None,
+        typer.Option(help="Credits per million cached prompt tokens. Default: the prompt price.", show_default=False),
+    ] = None,
+    default_max_tokens: Annotated[int, typer.Option(min=1, help="Answer length where a request names none.")] = 4096,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For the engine; repeat it. llamacpp: path=FILE. simulator: load_seconds, prefill_ms, step_ms, "
+            "tokens, fail_before_first_token, fail_after_tokens, hang_after_tokens, exit_after_tokens, stamp_tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Add a model, or change one. Running workers of the engine pick it up within seconds."""
+    from compose.catalogue_mirror import mirror_catalogue
+    from compose.chosen_model import ENGINES
+    from shared.catalogue import Model
+    from shared.database.models import add_model, list_models
+
+    if engine not in ENGINES:
+        raise CommandFailed(f"there is no engine {engine!r}: choose {' or '.join(ENGINES)}")
+    model = Model(
+        id=_checked_id(model_id),
+        engine=engine,
+        context=context,
+        prices=_prices(prompt_price, cached_price, completion_price),
+        default_max_tokens=default_max_tokens,
+        options=_options(option or []),
+    )
+
+    async def work(target: Target) -> dict[str, Any]:
+        await add_model(target.connection, model)
+        await mirror_catalogue(target.connection, target.redis)
+        return next(_shown(row) for row in await list_models(target.connection) if row.id == model.id)
+
+    print_one(with_target(data_dir, work), as_json)
+
+
+@app.command(name="list")
+def list_all(as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
+    """List all models."""
+    from shared.database.models import list_models
+
+    async def work(target: Target) -> list[dict[str, Any]]:
+        return [_shown(row) for row in await list_models(target.connection)]
+
+    print_list(with_target(data_dir, work), as_json)
+
+
+def _checked_id(model_id: str) -> str:
+    try:
+        return check_model_id(model_id)
+    except ValueError as error:
+        raise CommandFailed(f"{model_id!r}: {error}") from None
+
+
+def _prices(prompt: str, cached: str | None, completion: str) -> Prices:
+    try:
+        prices = Prices(
+            prompt=parse_price(prompt),
+            cached=parse_price(prompt if cached is None else cached),
+            completion=parse_price(completion),
+        )
+    except ValueError as error:
+        raise CommandFailed(str(error)) from None
+    if prices.cached > prices.prompt:
+        raise CommandFailed("the cached price must not be higher than the prompt price")
+    return prices
+
+
+def _options(pairs: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier() or len(value) > OPTION_CHARACTERS_MOST:
+            raise CommandFailed(f"--option {pair!r} is not NAME=VALUE")
+        options[name] = value
+    return options
+
+
+def _shown(model: "Model") -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "engine": model.engine,
+        "context": model.context,
+        "prompt_price": format_price(model.prices.prompt),
+        "cached_price": format_price(model.prices.cached),
+        "completion_price": format_price(model.prices.completion),
+        "default_max_tokens": model.default_max_tokens,
+        "options": model.options,
+        "created_at": model.created_at,
+    }

@@ -1,0 +1,101 @@
+"""The four long-running processes, each in the foreground until SIGTERM or Ctrl-C, and the migrations."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from compose.commands.output import AsJson, print_one
+from compose.commands.target import DATA_DIR, DataDir, settings_of
+from shared.settings import Settings
+
+ENGINE_HELP = "Engine of this worker: llamacpp or simulator."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (api, worker, settlement, janitor, migrate):
+        app.command()(command)
+
+
+def api(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.", show_default=False)] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Run an API node: takes requests over HTTP, reaches Redis and Postgres."""
+    from api.serve import serve
+
+    def chosen(settings: Settings) -> Settings:
+        api = msgspec.structs.replace(settings.api, port=port or settings.api.port, host=host or settings.api.host)
+        return msgspec.structs.replace(settings, api=api)
+
+    _run("api", data_dir, serve, chosen)
+
+
+def worker(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Id of a model to serve; repeat it for several. Default: all models of the engine.", show_default=False
+        ),
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help=ENGINE_HELP, show_default=False)] = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Run an inference worker: pulls jobs from Redis, has no inbound port, never reaches Postgres."""
+    from workers.inference.worker import serve
+
+    def chosen(settings: Settings) -> Settings:
+        named = ",".join(model) if model else settings.worker.models
+        worker = msgspec.structs.replace(settings.worker, models=named, engine=engine or settings.worker.engine)
+        return msgspec.structs.replace(settings, worker=worker)
+
+    _run("worker", data_dir, serve, chosen)
+
+
+def settlement(data_dir: DataDir = DATA_DIR) -> None:
+    """Run a settlement worker: turns finished requests into usage rows and charges."""
+    from workers.settlement.worker import serve
+
+    _run("settlement", data_dir, serve)
+
+
+def janitor(data_dir: DataDir = DATA_DIR) -> None:
+    """Run the janitor: closes what nobody closed, keeps the catalogue's mirror fresh."""
+    from workers.janitor.worker import serve
+
+    _run("janitor", data_dir, serve)
+
+
+def migrate(as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
+    """Bring the database to the schema of this version; safe to run twice and while everything runs."""
+    import asyncio
+
+    from shared.database.migrate import migrate as apply
+
+    with settings_of(data_dir) as settings:
+        applied = asyncio.run(apply(settings.stores.database_url))
+    print_one({"applied": applied}, as_json)
+
+
+def _run(
+    role: str,
+    data_dir: Path,
+    serve: Callable[[Settings], Awaitable[None]],
+    chosen: Callable[[Settings], Settings] = lambda settings: settings,
+) -> None:
+    import uvloop
+
+    from shared.log import configure_logging
+
+    with settings_of(data_dir, process=role) as found:
+        settings = chosen(found)
+        configure_logging(role=role, level=settings.log_level, as_json=settings.log_json)
+        uvloop.run(_served(serve, settings))
+
+
+async def _served(serve: Callable[[Settings], Awaitable[None]], settings: Settings) -> None:
+    await serve(settings)
