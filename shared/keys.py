@@ -11,6 +11,8 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | state | hash: status, attempt, owner, seq, … | all scripts | scripts, janitor | deadline + 1 h; 15 min after FINISH |
 | log | stream: `seq-0` -> chunk | append, finish, cancel | API nodes, successor workers | as state |
 | channel | pub/sub | append, finish, cancel | API nodes | - |
+| suspects | zset: job id -> first queued, ms | reap, release | claim, health | while it has members |
+| waiting | zset: queued job id -> end of its patience, ms | enqueue, cancel, claim, reap | reap | while it has members |
 | leases | zset: job id -> lease end, ms | claim, beat, finish, reap | reap | while it has members |
 | wake | list of at most one token | enqueue, release, reap | idle workers | while it has members |
 | settlement | stream + group: sealed Finish | finish, cancel | settlement workers | until acknowledged |
@@ -21,6 +23,7 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | node | string | API node, each 2 s | workers | 8 s |
 | presence | string: msgpack | worker, each beat | API, janitor | 3 beats |
 | workers | zset: worker -> last beat, ms | worker | API, janitor | members pruned at 60 s |
+| load_times | hash: model -> seconds | worker, each beat | API | 30 days after the last beat |
 | catalogue | string: msgpack | janitor, cli | workers | none (replaced) |
 | demand | string | health poll | workers | 10 s |
 | slots | zset: request id -> lease end, ms | API | API | 60 s after the last use |
@@ -29,9 +32,11 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 from typing import Final
 
 LANES: Final = ("interactive", "batch")
+SUSPECTS: Final = "suspects"  # third name of `queue`: jobs whose worker died, claimed before both lanes
 
 CATALOGUE: Final = "inferbase:catalogue"
 WORKERS: Final = "inferbase:workers"
+LOAD_TIMES: Final = "inferbase:load-times"
 SETTLEMENT_GROUP: Final = "settlement"
 
 
@@ -53,6 +58,11 @@ def queue(model: str, lane: str) -> str:
 def job(model: str, request_id: str) -> str:
     """Return the sealed job of a request."""
     return f"arq:job:{{{model}}}:{request_id}"
+
+
+def waiting(model: str) -> str:
+    """Return the queued jobs of a model by the end of their patience."""
+    return f"waiting:{{{model}}}"
 
 
 def leases(model: str) -> str:

@@ -38,11 +38,11 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class ScriptPipeline:
-    """The scripts `names` of this folder, on one connection. One `run` at a time."""
+    """The scripts `names` of `folder`, on one connection. One `run` at a time."""
 
-    def __init__(self, redis: Redis, names: Sequence[str], *, retry_seconds: float) -> None:
+    def __init__(self, redis: Redis, names: Sequence[str], *, folder: Path, retry_seconds: float) -> None:
         self._redis = redis
-        self._sources = {name: (Path(__file__).parent / f"{name}.lua").read_text() for name in names}
+        self._sources = {name: (folder / f"{name}.lua").read_text() for name in names}
         self._digests = {
             name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
             for name, source in self._sources.items()

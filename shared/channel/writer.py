@@ -8,6 +8,7 @@ most.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
@@ -79,12 +80,14 @@ class LogWriter:
 
     # Invariant: one write at a time (the Batcher's), so what was submitted later reaches Redis later.
 
-    def __init__(self, redis: Redis, seal: Seal, settings: QueueSettings, *, crash: CrashPoints | None = None) -> None:
+    def __init__(self, redis: Redis, seal: Seal, settings: QueueSettings, crash: CrashPoints | None = None) -> None:
         self._seal = seal
         self._settings = settings
         self._crash = crash or CrashPoints()
         self._memory = WriterMemory(settings.writer_bytes_most)
-        self._pipeline = ScriptPipeline(redis, ("append", "finish"), retry_seconds=settings.write_retry_seconds)
+        self._pipeline = ScriptPipeline(
+            redis, ("append", "finish"), folder=Path(__file__).parent, retry_seconds=settings.write_retry_seconds
+        )
         self._batcher: Batcher[_Entry, str] = Batcher(self._send, most=WRITE_MOST, waiting_most=WAITING_MOST)
         self.refills = 0  # gaps that were filled from memory
 
