@@ -152,7 +152,9 @@ class Local:
             for name in ("INFERBASE_DATABASE_URL", "INFERBASE_KEY_PEPPER"):
                 environment.pop(name)
         log = self._folder.logs / f"{role}-{index}.log"
-        child = Child(f"{role}-{index}", [sys.executable, "-m", "compose.cli", role], log=log, environment=environment)
+        child = Child(
+            f"{role}-{index}", [sys.executable, "-P", "-m", "compose.cli", role], log=log, environment=environment
+        )
         server = OurProcess(child, stop_seconds=stop_seconds + STOP_GRACE_SECONDS)
         return Supervised(role, index, server, log=log, port=port)
 
