@@ -1,0 +1,99 @@
+"""Takes jobs from the queue for one worker: waits for a wake token and claims in the same round trip."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from redis import exceptions as redis_exceptions
+
+from shared import keys
+from shared.connections import Redis
+from shared.queue.claims import Claim, ClaimReader
+from shared.queue.keeper import Keeper
+from shared.queue.scripts import Argument, Script, fair_keys, milliseconds
+from shared.settings import QueueSettings
+
+_CLAIM = Script("claim", "take")
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What one call of claim.lua brought."""
+
+    claims: list[Claim]
+    more: bool  # jobs are left that this worker could claim at once
+    suspects_wait: bool
+    cleared: set[str]  # held suspects that proved harmless
+
+
+class Claimer:
+    """The claiming half of a worker."""
+
+    def __init__(self, redis: Redis, reader: ClaimReader, settings: QueueSettings, owner: str) -> None:
+        self._redis = redis
+        self._reader = reader
+        self._settings = settings
+        self._owner = owner
+
+    async def claim(
+        self, model: str, *, most: int, held: Collection[str], wake: Sequence[str] = (), wait_seconds: float = 0.0
+    ) -> Claimed:
+        """Claim up to `most` jobs of `model`; where `wake` names lists, first wait for a token on one of them.
+
+        BLPOP and EVALSHA go out as one write: Redis runs the second once the first was answered or timed out.
+        """
+        command = _CLAIM.command(fair_keys(model), self._arguments(model, most, held))
+        async with asyncio.timeout(wait_seconds + self._settings.lease_seconds / 2):
+            if wake:
+                more, suspects, cleared, rows = await self._wait_and_run(command, wake, wait_seconds)
+            else:
+                arguments = self._arguments(model, most, held)
+                more, suspects, cleared, rows = await _CLAIM.run(self._redis, fair_keys(model), arguments)
+            claims = await self._reader.read(model, rows) if rows else []
+        return Claimed(claims, bool(more), bool(suspects), {held_id.decode() for held_id in cleared})
+
+    async def return_strays(self, models: Sequence[str], *, known: Collection[str], keeper: Keeper) -> int:
+        """Give back what Redis says this worker holds and the worker does not know: the reply of its claim was lost."""
+        returned = 0
+        for model in models:
+            prefix = len(keys.job_id(model, ""))
+            members = await self._redis.zrange(keys.leases(model), 0, -1)
+            unknown = [name for member in members if (name := member.decode()[prefix:]) not in known]
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for request_id in unknown:
+                    pipeline.hmget(keys.state(model, request_id), ["owner", "attempt"])
+                found = await pipeline.execute() if unknown else []
+            strays = [
+                (request_id, int(attempt))
+                for request_id, (owner, attempt) in zip(unknown, found, strict=True)
+                if owner is not None and owner.decode() == self._owner
+            ]
+            await keeper.release(model, strays)
+            returned += len(strays)
+        return returned
+
+    def _arguments(self, model: str, most: int, held: Collection[str]) -> tuple[Argument, ...]:
+        settings = self._settings
+        return (
+            keys.job_id(model, ""),
+            self._owner,
+            most,
+            milliseconds(settings.lease_seconds),
+            milliseconds(settings.run_seconds_most),
+            milliseconds(settings.aged_seconds),
+            *held,
+        )
+
+    async def _wait_and_run(self, command: tuple[Argument, ...], wake: Sequence[str], wait_seconds: float) -> Any:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command("BLPOP", *wake, wait_seconds)
+            pipeline.execute_command(*command)
+            answers = await pipeline.execute(raise_on_error=False)
+        answer = answers[1]
+        if isinstance(answer, redis_exceptions.NoScriptError):
+            await _CLAIM.load(self._redis)
+            answer = await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+        for each in (answers[0], answer):
+            if isinstance(each, Exception):
+                raise each
+        return answer

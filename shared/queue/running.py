@@ -1,0 +1,100 @@
+"""The claims that run in this process: their tasks, when their leases were renewed, and which of them are suspects."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final
+
+from shared import log
+from shared.queue.claims import Claim
+
+logger = log.get_logger("queue")
+
+
+class Running:
+    """One claim and its task. Not a Struct: one is made per job."""
+
+    __slots__ = ("claim", "reader", "renewed_at", "task")
+
+    def __init__(self, claim: Claim, renewed_at: float) -> None:
+        self.claim = claim
+        self.reader = claim.job.reader  # as the last beat told
+        self.renewed_at = renewed_at  # loop seconds at which the lease was last known to be renewed
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def needs_reader(self) -> bool:
+        """Whether the run is pointless once nobody reads it."""
+        job = self.claim.job
+        return not job.resumable and job.lane == "interactive" and self.claim.close is None
+
+    def stop(self, code: str) -> None:
+        """Tell the run why, then cancel its task."""
+        self.claim.cancel.set(code)
+        if self.task is not None:
+            self.task.cancel()
+
+
+class RunningClaims:
+    """Starts a task per claim and forgets it at its end."""
+
+    # Invariant: `_by_id[id]` is the newest attempt here; `tasks` holds every task that has not ended, by (id, attempt).
+
+    def __init__(self, run_job: Callable[[str, int], Awaitable[None]], tasks: "dict[str, asyncio.Task[None]]") -> None:
+        self.tasks: Final = tasks
+        self.suspects: Final[set[str]] = set()  # held ones that are not cleared
+        self.freed: Final = asyncio.Event()  # set whenever a task ends
+        self.failed = 0
+        self.completed = 0
+        self._run_job = run_job
+        self._by_id: dict[str, Running] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._by_id
+
+    def get(self, request_id: str) -> Running | None:
+        """Return the newest attempt of a request here."""
+        return self._by_id.get(request_id)
+
+    def all(self) -> list[Running]:
+        """Return every running claim."""
+        return list(self._by_id.values())
+
+    def ids(self) -> set[str]:
+        """Return the ids of the running requests."""
+        return set(self._by_id)
+
+    def start(self, claims: Iterable[Claim], *, lost: str) -> None:
+        """Start a task per claim; an older attempt of the same request is stopped by the code `lost`."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for claim in claims:
+            request_id = claim.job.request_id
+            older = self._by_id.get(request_id)
+            if older is not None:
+                older.stop(lost)
+            running = self._by_id[request_id] = Running(claim, now)
+            if claim.deaths and claim.close is None:
+                self.suspects.add(request_id)
+            task = running.task = loop.create_task(self._guarded(running))
+            self.tasks[f"{request_id}:{claim.attempt}"] = task
+            task.add_done_callback(partial(self._end, running))
+
+    async def _guarded(self, running: Running) -> None:
+        try:
+            await self._run_job(running.claim.job.request_id, running.claim.attempt)
+            self.completed += 1
+        except Exception:  # the worker loop: one failed run must not end the others; its lease runs out, as a death
+            self.failed += 1
+            logger.exception("run_failed", request_id=running.claim.job.request_id, attempt=running.claim.attempt)
+
+    def _end(self, running: Running, _: "asyncio.Task[None]") -> None:
+        request_id = running.claim.job.request_id
+        self.tasks.pop(f"{request_id}:{running.claim.attempt}", None)
+        if self._by_id.get(request_id) is running:
+            del self._by_id[request_id]
+            self.suspects.discard(request_id)
+        self.freed.set()
