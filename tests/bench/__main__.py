@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -63,7 +63,7 @@ class Bench:
 
     async def _latency(self, side: Side, other: Side | None) -> None:
         found = await self._tell("added latency", rows.latency(side, self._sizes))
-        floor = await self._on_floor(other, lambda it: rows.latency(it, self._sizes))
+        floor = await rows.latency(other, self._sizes) if other else None
         for name, field, most in (
             ("added time to first token, 10 streams/s, p50", "first_token_p50", 4.0),
             ("added time to first token, 10 streams/s, p99", "first_token_p99", 15.0),
@@ -82,9 +82,7 @@ class Bench:
                 f"short requests, {in_flight} in flight",
                 rows.short_requests(side, in_flight=in_flight, requests=requests),
             )
-            floor = await self._on_floor(
-                other, lambda it, n=in_flight, r=requests: rows.short_requests(it, in_flight=n, requests=r // 4)
-            )
+            floor = await rows.short_requests(other, in_flight=in_flight, requests=requests // 4) if other else None
             self._add_cost(f"CPU per short request, {in_flight} in flight", "us", most, found, floor)
         idle = await self._tell("idle", rows.idle_share(side, self._sizes))
         self._add_cost("CPU without any request, per second", "us", None, idle, None)
@@ -102,7 +100,7 @@ class Bench:
                 return rows.streams(it, m, in_flight=n, requests=r, tokens=t)
 
             found = await self._tell(f"streams, {in_flight} in flight, {pace}", measured(side))
-            floor = await self._on_floor(other, measured)
+            floor = await measured(other) if other else None
             self._add_cost(f"CPU per streamed token, {in_flight} in flight, {pace}", "us", most, found, floor)
             if paced:
                 self._add_share(found, floor)
@@ -119,7 +117,7 @@ class Bench:
 
     async def _memory(self, side: Side, other: Side | None) -> None:
         found = await self._tell("idle streams", rows.idle_memory(side, self._sizes))
-        floor = await self._on_floor(other, lambda it: rows.idle_memory(it, self._sizes))
+        floor = await rows.idle_memory(other, self._sizes) if other else None
         name = "memory per idle open stream on an API node"
         self.rows.append(Row(name=name, measured=found, unit="KiB", most=40, floor=floor))
 
@@ -134,7 +132,7 @@ class Bench:
                 unit="bytes",
                 most=GROWTH_BYTES_MOST if count >= GROWTH_REQUESTS_LEAST else None,
                 by_role=found,
-                note="second half only; Valkey keeps logs for 15 minutes, Postgres fills its buffers: told, not counted",
+                note="of the second half; Valkey keeps logs for 15 minutes, Postgres fills its buffers: told only",
             )
         )
 
@@ -152,9 +150,6 @@ class Bench:
                 + (f"; floor {floor.per_second:,.0f}/s" if floor else ""),
             )
         )
-
-    async def _on_floor(self, other: Side | None, work: Callable[[Side], Coroutine[Any, Any, T]]) -> T | None:
-        return await work(other) if other is not None else None
 
     async def _tell(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         started = time.monotonic()

@@ -37,10 +37,10 @@ async def kill_worker(product: Product, side: Side) -> tuple[float, str]:
 
 
 def _longest_pause_ns(exchange: Exchange) -> int:
-    reads = exchange.reads or []
+    reads = list(exchange.reads or ())
     return max((later - earlier for earlier, later in itertools.pairwise(reads)), default=0)
 
 
 def _in_order(exchange: Exchange) -> bool:
-    stamps = exchange.stamps or []
+    stamps = list(exchange.stamps or ())
     return all(earlier < later for earlier, later in itertools.pairwise(stamps))

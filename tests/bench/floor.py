@@ -104,7 +104,7 @@ class FloorApi:
         channel = f"floor:{next(self._numbers)}"
         queue = await self._relay.subscribe(channel)
         task = msgspec.msgpack.encode(Task(channel, ask.tokens, ask.step_ms))
-        await self._relay.redis.lpush(QUEUE, task)  # type: ignore[misc]
+        await self._relay.redis.lpush(QUEUE, task)
         if ask.stream:
             await self._stream(queue, send)
         else:
@@ -155,8 +155,8 @@ async def work(url: str) -> None:
     steppers: dict[float, tuple[list[Running], asyncio.Event]] = {}
     tasks: set[asyncio.Task[None]] = set()
     while True:
-        _, first = await client.blpop([QUEUE])  # type: ignore[misc]
-        more = await client.rpop(QUEUE, 63) or []  # type: ignore[misc]
+        _, first = await client.blpop([QUEUE])
+        more = await client.rpop(QUEUE, 63) or []
         for payload in (first, *more):
             task = msgspec.msgpack.decode(payload, type=Task)
             if task.step_ms not in steppers:

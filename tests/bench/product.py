@@ -116,7 +116,9 @@ class Product:
         try:
             give_up = time.monotonic() + SETTLED_SECONDS
             while True:
-                found = Charged(*await connection.fetchrow(_CHARGED))
+                row = await connection.fetchrow(_CHARGED)
+                assert row is not None
+                found = Charged(*row)
                 if (found.requests + found.free_requests >= requests and not found.open_requests) or (
                     time.monotonic() > give_up
                 ):
