@@ -1,8 +1,8 @@
 """JSON from strangers: bounded before it is parsed, strict while, and never the cause of a stalled event loop.
 
 Every pass over the bytes is one call into C (count, replace, split, translate): 2 MiB of the worst case cost 20 ms, the
-usual request 4 us. Called by the completions' decoder; RFC 8259 plus: no duplicate keys, no NUL or lone surrogate in any
-string, no number beyond what a double or 64 digits can hold.
+usual request 4 us. Called by the completions' decoder; RFC 8259 plus: no duplicate keys, no NUL or lone surrogate in
+any string, no number beyond what a double or 64 digits can hold.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Strict decoding of a completions body: bytes in, ChatRequest out, or InvalidRequest naming the field.
 
 Every optional field may be null, which is as good as absent. Fields nobody knows are ignored and named to the client;
-OpenAI's fields that would change the answer in a way we do not build, and fields that reach for the engine or the network,
-are refused by name.
+OpenAI's fields that would change the answer in a way we do not build, and fields that reach for the engine or the
+network, are refused by name.
 Source: OpenAI's schema CreateChatCompletionRequest, DESIGN section 10, FAULTS section 2.
 """
 

@@ -1,0 +1,62 @@
+"""The wiring of the HTTP edge: which routes stand where. No logic."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Response, Router
+from litestar.di import Provide
+
+from api.dependencies import provide_node, provide_principal
+from api.errors import handle_error
+from api.node import OpenNode, open_node
+from api.routes.chat import chat_completions
+from api.routes.credits import get_credits, get_transactions
+from api.routes.health import get_live, get_ready
+from api.routes.keys import create_key, get_keys, revoke_key
+from api.routes.models import get_model, get_models
+from api.routes.usage import get_usage
+from shared import ids
+from shared.settings import Settings
+
+BASES = ("/api/v1/inference", "/v1")
+ROUTES = (
+    chat_completions,
+    get_models,
+    get_model,
+    get_credits,
+    get_transactions,
+    get_usage,
+    create_key,
+    get_keys,
+    revoke_key,
+)
+
+
+def create_app(settings: Settings, *, open_node: OpenNode = open_node) -> Litestar:
+    """Return the application; it opens its node when it starts and closes it when it stops."""
+
+    @asynccontextmanager
+    async def hold_node(app: Litestar) -> AsyncIterator[None]:
+        async with open_node(settings) as node:
+            app.state.node = node
+            yield
+
+    return Litestar(
+        route_handlers=[*(Router(base, route_handlers=ROUTES) for base in BASES), get_live, get_ready],
+        lifespan=[hold_node],
+        dependencies={
+            "node": Provide(provide_node, sync_to_thread=False),
+            "principal": Provide(provide_principal, sync_to_thread=False),
+        },
+        exception_handlers={Exception: handle_error},
+        after_request=_mark,
+        request_max_body_size=settings.api.small_body_bytes_most,
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _mark(response: Response[Any]) -> Response[Any]:
+    response.headers.setdefault("x-request-id", ids.new_http_id())
+    return response

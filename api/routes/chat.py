@@ -1,0 +1,148 @@
+"""POST /chat/completions: the one route that speaks ASGI itself.
+
+A full framework handler costs four times as much per request, and cannot hold back the status line. Authentication,
+errors and shapes are the same functions as everywhere.
+"""
+
+import asyncio
+import re
+from typing import Final
+
+from litestar import asgi
+from litestar.types import Receive, Scope, Send
+
+from api.body import ClientLeft, check_json, linger, read_body, worth_stopping
+from api.client import Client
+from api.errors import http_error, internal_error
+from api.node import Node
+from api.sse import error as error_as_event
+from api.stream import Relay
+from shared import log
+from shared.database.api_keys import Principal
+from shared.dispatch import Answer, Submission
+from shared.errors import InvalidRequest, Refusal
+from shared.openai.decode import decode_chat
+from shared.openai.request import ChatRequest
+from shared.settings import ApiSettings
+
+LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread
+IGNORED_NAMES_MOST: Final = 32
+IGNORED_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+WAIT_HEADER: Final = "Inferbase-Wait"
+
+logger = log.get_logger("chat")
+
+
+@asgi("/chat/completions", copy_scope=False)
+async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one completion, streamed or whole."""
+    node: Node = scope["litestar_app"].state.node
+    client = Client(scope, receive, send, slow_reader_seconds=node.settings.api.slow_reader_seconds)
+    headers = dict(scope["headers"])
+    unread = worth_stopping(headers)
+    try:
+        if scope["method"] != "POST":  # type: ignore[typeddict-item]
+            raise Refusal("Only POST is allowed here.", code="method_not_allowed")
+        principal = await node.authenticator.authenticate(headers.get(b"authorization"))
+        body = await _read(node.settings.api, headers, receive)
+        unread = False
+        request = await _decode(node, body)
+        submission = await _submission(node, principal, request, headers)
+        with client:
+            await _complete(node, client, submission, request)
+    except ClientLeft:
+        return
+    except Exception as error:  # the HTTP edge: whatever went wrong, the client gets our error shape
+        refusal = error if isinstance(error, Refusal) else internal_error(error)
+        await _refuse(refusal, scope, receive, send, unread=unread)
+
+
+async def _read(settings: ApiSettings, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    check_json(headers)
+    return await read_body(headers, receive, most=settings.body_bytes_most, seconds_most=settings.body_seconds_most)
+
+
+async def _decode(node: Node, body: bytes) -> ChatRequest:
+    if len(body) <= LOOP_BODY_BYTES_MOST:
+        return decode_chat(body)
+    return await asyncio.get_running_loop().run_in_executor(node.decoders, decode_chat, body)
+
+
+async def _submission(
+    node: Node, principal: Principal, request: ChatRequest, headers: dict[bytes, bytes]
+) -> Submission:
+    return Submission(
+        account_id=principal.account_id,
+        key_id=principal.key_id,
+        model=await node.catalogue.find(request.model),
+        messages=request.messages,
+        sampling=request.sampling,
+        stream=request.stream,
+        patience_seconds=_patience_seconds(node.settings.api, request, headers.get(b"inferbase-wait")),
+        key_concurrency=principal.key_concurrency,
+        account_concurrency=principal.account_concurrency,
+    )
+
+
+async def _complete(node: Node, client: Client, submission: Submission, request: ChatRequest) -> None:
+    """Submit and relay; nothing that is awaited here may be needed for tidying up."""
+    answer = await node.dispatcher.submit(submission)
+    relay = Relay(answer, client, node.settings.api, _headers(answer, request))
+    code: str | None = "client_left"
+    try:
+        if request.stream:
+            await relay.stream(include_usage=request.include_usage)
+        else:
+            await relay.fold()
+        code = None if answer.end is None else answer.end.code
+    except Exception as error:
+        refusal = error if isinstance(error, Refusal) else internal_error(error)
+        refusal.request_id, code = answer.request_id, refusal.code
+        if not client.started or not request.stream:
+            raise refusal from None
+        await client.write(error_as_event(refusal), more=False)
+    finally:
+        answer.close()
+        _tell(answer, request, relay, code)
+
+
+def _tell(answer: Answer, request: ChatRequest, relay: Relay, code: str | None) -> None:
+    """Write the canonical line of a completion."""
+    logger.info(
+        "completion",
+        request_id=answer.request_id,
+        account_id=answer.job.account_id,
+        model=answer.model,
+        stream=request.stream,
+        code=code,
+        tokens=relay.tokens,
+    )
+
+
+async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send, *, unread: bool) -> None:
+    answer = http_error(refusal, allow="POST" if refusal.code == "method_not_allowed" else "")
+    headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    if unread:  # a body may still be on its way: read on for a moment, then close
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": unread})
+    if unread:
+        await linger(receive, send)
+
+
+def _headers(answer: Answer, request: ChatRequest) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", answer.request_id.encode())]
+    if request.ignored:
+        names = [name for name in request.ignored if IGNORED_NAME.fullmatch(name)]
+        headers.append((b"x-inferbase-ignored", ", ".join(names[:IGNORED_NAMES_MOST]).encode()))
+    return headers
+
+
+def _patience_seconds(settings: ApiSettings, request: ChatRequest, wait: bytes | None) -> float:
+    """Return how long a request may wait for a worker; InvalidRequest for a header that is no number in its range."""
+    if wait is None:
+        return settings.stream_patience_seconds if request.stream else settings.fold_patience_seconds
+    if not wait.isdigit() or len(wait) > 6 or int(wait) > settings.patience_seconds_most:
+        most = f"{settings.patience_seconds_most:g}"
+        raise InvalidRequest(f"The header {WAIT_HEADER} must be a number of seconds up to {most}.", param=WAIT_HEADER)
+    return float(wait)

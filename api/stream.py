@@ -1,0 +1,93 @@
+"""One running answer to one client, streamed as events or folded into one body.
+
+The status line of a stream is held until the first chunk, or for some seconds, so that what fails before the first
+token is a real HTTP status. Whoever made the answer closes it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from api import sse
+from api.client import Client
+from api.errors import ending_error
+from shared.dispatch import Answer
+from shared.openai.fold import Fold
+from shared.openai.render import StreamRenderer
+from shared.settings import ApiSettings
+from shared.wire import Chunk
+
+Headers = list[tuple[bytes, bytes]]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Relay:
+    """Relays one answer to one client, by `fold` or by `stream`, and counts what it handed to the socket.
+
+    Both raise the Refusal that tells why the answer did not complete; after the status it belongs into an error event.
+    """
+
+    def __init__(self, answer: Answer, client: Client, settings: ApiSettings, headers: Headers) -> None:
+        self.tokens = 0  # in the chunks seen so far
+        self._answer = answer
+        self._client = client
+        self._settings = settings
+        self._headers = headers
+
+    async def fold(self) -> None:
+        """Send the whole answer as one body."""
+        answer = self._answer
+        fold = Fold()
+        while answer.end is None:
+            chunks = await answer.next(self._settings.ping_seconds)
+            if chunks is not None:
+                fold.add(chunks)
+                self._count(chunks)
+                last = chunks[-1].seq
+        if answer.end.status != "completed":
+            raise ending_error(answer.end, answer.request_id)
+        body = _encode(fold.completion(answer.request_id, answer.created, answer.model, answer.end.usage))
+        length = (b"content-length", b"%d" % len(body))
+        await self._client.answer(200, [(b"content-type", b"application/json"), length, *self._headers], body)
+        answer.delivered(last, self.tokens)
+
+    async def stream(self, *, include_usage: bool) -> None:
+        """Send the answer as server-sent events."""
+        answer = self._answer
+        chunks = await answer.next(self._settings.status_hold_seconds)
+        if answer.end is not None and answer.end.status != "completed" and chunks is not None and len(chunks) == 1:
+            raise ending_error(answer.end, answer.request_id)
+        await self._client.start(200, [*sse.HEADERS, *self._headers])
+        renderer = StreamRenderer(answer.request_id, answer.created, answer.model, include_usage=include_usage)
+        clock = asyncio.get_running_loop().time
+        ping_seconds = self._settings.ping_seconds
+        written = float("-inf")  # nothing yet: where the hold ran out, a ping follows the headers at once
+        while True:
+            data = b"" if chunks is None else self._render(renderer, chunks)
+            if not data and clock() - written >= ping_seconds:
+                data = sse.PING
+            if data:
+                written = clock()
+                await self._client.write(data, more=answer.end is None)
+            if chunks is not None:
+                answer.delivered(chunks[-1].seq, self.tokens)
+            if answer.end is not None:
+                return
+            chunks = await answer.next(ping_seconds)
+
+    def _render(self, renderer: StreamRenderer, chunks: list[Chunk]) -> bytes:
+        """Return the events of `chunks`, the error event included where they end badly."""
+        self._count(chunks)
+        end = chunks[-1].end
+        if end is None or end.status == "completed":
+            return renderer.render(chunks)
+        last = msgspec.structs.replace(chunks[-1], end=None, finish_reason=None)
+        said = [*chunks[:-1], last] if last.text else chunks[:-1]
+        return renderer.render(said) + sse.error(ending_error(end, self._answer.request_id))
+
+    def _count(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            self.tokens += len(chunk.token_ids)

@@ -1,0 +1,88 @@
+"""Chunks of one answer as server-sent events in OpenAI's shape; bytes in front of and behind the text are made once.
+
+Source: CreateChatCompletionStreamResponse; the rules of the stream are in DESIGN section 7. What is not an event of a
+completed answer (pings, errors) is the business of `api/sse.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from shared.errors import BackendFailed
+from shared.openai.response import public_usage
+from shared.wire import Chunk, Usage
+
+DONE: Final = b"data: [DONE]\n\n"
+
+_encode: Final = msgspec.json.Encoder().encode
+# Valid in JSON, but clients that split lines as Python's str does would cut an event in two there.
+_LINE_ENDS: Final = ((b"\xc2\x85", rb"\u0085"), (b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"))
+
+
+class StreamRenderer:
+    """Renders the chunks of one answer in order; one per stream."""
+
+    # Invariant: `_unfinished` counts the choices without a finish event; the end needs it to be 0.
+
+    def __init__(self, request_id: str, created: int, model: str, *, include_usage: bool, choices: int = 1) -> None:
+        self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % (
+            _encode(request_id),
+            created,
+            _text(model),
+        )
+        usage = b',"usage":null' if include_usage else b""
+        self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(choices)]
+        self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
+        self._finish_tail = b"}]" + usage + b"}\n\n"
+        self._include_usage = include_usage
+        self._unfinished = choices
+        self._begun = False
+
+    def render(self, chunks: Sequence[Chunk]) -> bytes:
+        """Return the events of `chunks`, maybe none; BackendFailed where the answer ends without a finish reason.
+
+        The caller asks for no chunk whose `end` is not `completed`.
+        """
+        parts: list[bytes] = []
+        for chunk in chunks:
+            if not self._begun:
+                self._begun = True
+                parts.extend(self._roles())
+            if chunk.text:
+                parts.append(self._text_heads[chunk.choice])
+                parts.append(_text(chunk.text))
+                parts.append(self._text_tail)
+            if chunk.finish_reason is not None:
+                self._unfinished -= 1
+                parts.append(self._finish(chunk.choice, chunk.finish_reason))
+            if chunk.end is not None:
+                assert chunk.end.status == "completed"
+                parts.append(self._end(chunk.end.usage))
+        return b"".join(parts)
+
+    def _roles(self) -> list[bytes]:
+        delta = b'"role":"assistant","content":"","refusal":null'
+        heads = [head.removesuffix(b'"content":') for head in self._text_heads]
+        return [head + delta + self._text_tail for head in heads]
+
+    def _finish(self, choice: int, reason: str) -> bytes:
+        middle = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b' % (choice, _encode(reason))
+        return self._head + middle + self._finish_tail
+
+    def _end(self, usage: Usage) -> bytes:
+        if self._unfinished:
+            raise BackendFailed("The answer ended without a finish reason.")
+        if not self._include_usage:
+            return DONE
+        return self._head + b'],"usage":' + _encode(public_usage(usage)) + b"}\n\n" + DONE
+
+
+def _text(text: str) -> bytes:
+    """Return `text` as a JSON string without anything that any client takes for the end of a line."""
+    encoded = _encode(text)
+    if not text.isascii():
+        for raw, escaped in _LINE_ENDS:
+            if raw in encoded:
+                encoded = encoded.replace(raw, escaped)
+    return encoded
