@@ -1,8 +1,8 @@
 """Admission: the API node's way to hold credits before any work, and to say afterwards what it relayed.
 
-Reservations are gathered while the previous transaction is in flight and sent as one (shared/batcher.py). The batcher owns
-a row, not its waiter: whoever stops waiting leaves a reservation that is released here. A commit whose outcome is unknown
-is retried with the same ids and reads back its own rows.
+Reservations are gathered while the previous transaction is in flight and sent as one (shared/batcher.py). The batcher
+owns a row, not its waiter: whoever stops waiting leaves a reservation that is released here. A commit whose outcome is
+unknown is retried with the same ids and reads back its own rows.
 """
 
 import asyncio
@@ -31,8 +31,6 @@ from shared.errors import DependencyUnavailable, StatementFailed
 from shared.outbox import Outbox
 from shared.settings import AdmissionSettings
 
-ItemT = TypeVar("ItemT")
-
 RETRY_PAUSE_SECONDS: Final = 0.05  # doubled at each retry
 
 logger = log.get_logger("admission")
@@ -43,6 +41,9 @@ class Release(msgspec.Struct, frozen=True):
 
     request_id: str
     code: str
+
+
+WrittenT = TypeVar("WrittenT", Release, Witness)
 
 
 class Admission:
@@ -131,28 +132,31 @@ class Admission:
             self.release(row.request_id, "client_left")
 
     async def _send_releases(self, rows: Sequence[Release]) -> None:
-        pairs = [(row.request_id, row.code) for row in rows]
-
-        async def send(connection: Connection) -> None:
+        async def release(connection: Connection, part: Sequence[Release]) -> None:
+            pairs = [(row.request_id, row.code) for row in part]
             await release_many(connection, pairs, now_ms=self._clock.unix_ms())
 
-        async with self._writing_turn:
-            await self._writing.run(send)
+        await self._write(rows, release)
 
     async def _send_witnesses(self, rows: Sequence[Witness]) -> None:
-        async def send(part: Sequence[Witness]) -> list[None]:
-            await self._writing.run(lambda connection: witness_many(connection, part))
+        await self._write(rows, witness_many)
+
+    async def _write(
+        self, rows: Sequence[WrittenT], statement: Callable[[Connection, Sequence[WrittenT]], Awaitable[None]]
+    ) -> None:
+        async def send(part: Sequence[WrittenT]) -> list[None]:
+            await self._writing.run(lambda connection: statement(connection, part))
             return [None] * len(part)
 
         async with self._writing_turn:
-            await halve(rows, send, _drop_witness)
+            await halve(rows, send, _drop)
 
     def _outbox(
         self,
-        send: Callable[[Sequence[ItemT]], Awaitable[None]],
-        merge: Callable[[ItemT, ItemT], ItemT],
+        send: Callable[[Sequence[WrittenT]], Awaitable[None]],
+        merge: Callable[[WrittenT, WrittenT], WrittenT],
         delay_seconds: float = 0.0,
-    ) -> Outbox[ItemT]:
+    ) -> Outbox[WrittenT]:
         return Outbox(
             send,
             merge=merge,
@@ -179,5 +183,5 @@ def _refuse(row: Reserve, error: StatementFailed) -> ReserveVerdict:
     return ReserveVerdict("invalid")
 
 
-def _drop_witness(row: Witness, error: StatementFailed) -> None:
-    logger.error("witness_invalid", request_id=row.request_id, error=error.message)
+def _drop(row: Release | Witness, error: StatementFailed) -> None:
+    logger.error("row_invalid", kind=type(row).__name__, request_id=row.request_id, error=error.message)

@@ -13,6 +13,7 @@
     │   └── DependencyUnavailable    503: Postgres or Redis is down
     ├── SettingsInvalid              a process cannot start as configured
     ├── SealInvalid                  bytes from Redis that we did not write
+    ├── StatementFailed              Postgres refuses these rows, now and later
     ├── FenceLost                    another owner holds the request now
     └── EngineFailed                 an engine could not answer one request
         └── EngineDead               the engine is lost with all its requests: the process must exit

@@ -1,14 +1,14 @@
 """What must reach a store some time while its sender does not wait: owned, merged by id, bounded, retried.
 
-Used for witnesses and releases. `put` never blocks and never fails; one task, alive only while there is something to send,
-sends batches and keeps what a store that is down could not take.
+Used for witnesses and releases. `put` never blocks and never fails; one task, alive only while there is something to
+send, sends batches and keeps what a store that is down could not take.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from shared import log
+from shared import log, metrics
 from shared.errors import InferbaseError
 
 ItemT = TypeVar("ItemT")
@@ -17,7 +17,7 @@ logger = log.get_logger("outbox")
 
 
 class Outbox(Generic[ItemT]):
-    """Keeps items by id until `send` took them. Beyond `most` the oldest is dropped, counted in `dropped`.
+    """Keeps items by id until `send` took them. Beyond `most` the oldest is dropped and counted.
 
     `send` raises an InferbaseError where the store is down; then the same items are sent again `retry_seconds` later.
     """
@@ -34,7 +34,6 @@ class Outbox(Generic[ItemT]):
         retry_seconds: float,
         delay_seconds: float = 0.0,
     ) -> None:
-        self.dropped = 0
         self._send = send
         self._merge = merge
         self._most = most
@@ -52,7 +51,7 @@ class Outbox(Generic[ItemT]):
             item = self._merge(older, item)
         elif len(self._items) >= self._most:
             self._items.pop(next(iter(self._items)))
-            self.dropped += 1
+            metrics.OUTBOX_DROPPED.inc()
         self._items[item_id] = item
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain())

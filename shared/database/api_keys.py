@@ -133,7 +133,7 @@ async def find_key(connection: Connection, digest: bytes) -> Principal | None:
 
 
 async def find_dead(connection: Connection, key_ids: Collection[str]) -> set[str]:
-    """Return those of `key_ids` that no longer open anything: revoked, expired, unknown, or of a deactivated account."""
+    """Return those of `key_ids` that open nothing any more: revoked, expired, unknown, or of a dead account."""
     rows = await connection.fetch(
         """
         SELECT u.id FROM unnest($1::TEXT[]) AS u (id)

@@ -1,8 +1,8 @@
 """Brings a database to the current schema; forward only, safe to run twice and from several nodes at once.
 
-Files `migrations/NNNN_verb_noun.sql` are applied in order, each in a transaction of its own, and remembered with a checksum:
-a file that changed after it was applied is an error, not a surprise. Our own runner because the kept tools bring another
-driver beside asyncpg, and this is all we need of them: an advisory lock, checksums, lock and statement timeouts.
+Files `migrations/NNNN_verb_noun.sql` are applied in order, each in a transaction of its own, and remembered with a
+checksum: a file that changed after it was applied is an error, not a surprise. Our own runner because the kept tools
+bring another driver beside asyncpg, and this is all we need: an advisory lock, checksums, lock and statement timeouts.
 """
 
 import hashlib

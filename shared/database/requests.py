@@ -75,6 +75,8 @@ async def reserve_many(connection: Connection, rows: Sequence[Reserve]) -> list[
 
 async def release_many(connection: Connection, rows: Sequence[tuple[str, str]], *, now_ms: int) -> list[Released]:
     """Close the open ones of `rows` (request id, code) as failed and free; ids must be distinct."""
+    if not rows:
+        return []
     found = await connection.fetchval(
         "SELECT release_many($1, $2, $3)", [request_id for request_id, _ in rows], [code for _, code in rows], now_ms
     )

@@ -1,7 +1,7 @@
 """One connection kept for one batcher: no walk through the pool per batch, and statements stay prepared.
 
-Also how statements fail: `DependencyUnavailable` where Postgres is not there (retry the same rows), `StatementFailed` where
-it refuses these rows (retrying cannot help; halving finds the bad one).
+Also how statements fail: `DependencyUnavailable` where Postgres is not there (retry the same rows), `StatementFailed`
+where it refuses these rows (retrying cannot help; halving finds the bad one).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Session:
     def __init__(self, database: Database, *, timeout_seconds: float = 5.0) -> None:
         self._database = database
         self._timeout_seconds = timeout_seconds
-        self._connection: Connection | None = None
+        self._connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | None = None
 
     async def run(self, work: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         """Return what `work` returns, given the connection. Raises DependencyUnavailable and StatementFailed."""

@@ -68,6 +68,19 @@ async def get_usage(connection: Connection, account_id: str, request_id: str) ->
     return None if row is None else UsageRow(**row)
 
 
+async def find_usage(connection: Connection, request_id: str) -> UsageRow | None:
+    """Return the receipt of a request, whosever it is, or None: for operators and tests."""
+    row = await connection.fetchrow(
+        """
+        SELECT id, request_id, created_at, account_id, key_id, model, status, code, finish_reason, stream,
+               prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts
+          FROM usage WHERE request_id = $1
+        """,
+        request_id,
+    )
+    return None if row is None else UsageRow(**row)
+
+
 async def _is_usage_of(connection: Connection, account_id: str, usage_id: str) -> bool:
     found = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM usage WHERE account_id = $1 AND id = $2)", account_id, usage_id

@@ -68,7 +68,7 @@ CREATE TABLE requests (
     prompt_tokens INTEGER,
     stream BOOLEAN NOT NULL,
     resumable BOOLEAN NOT NULL,
-    is_open BOOLEAN NOT NULL DEFAULT TRUE,
+    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closed')),
     lane TEXT NOT NULL CHECK (lane IN ('interactive', 'batch')),
     request_id TEXT COLLATE "C" PRIMARY KEY CHECK (request_id <> ''),
     account_id TEXT COLLATE "C" NOT NULL,
@@ -81,7 +81,7 @@ CREATE TABLE requests (
 
 CREATE UNIQUE INDEX requests_idempotent ON requests (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
-CREATE INDEX requests_open ON requests (reserved_ms) WHERE is_open;
+CREATE INDEX requests_open ON requests (reserved_ms) WHERE state = 'open';
 
 -- One row per closed request. Its id is the request's with another prefix, so it sorts as the requests were made.
 CREATE TABLE usage (

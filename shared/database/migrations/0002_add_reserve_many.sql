@@ -74,7 +74,7 @@ $$;
 -- An idempotency key is free again after a day, or when the run that used it closed without a charge.
 CREATE FUNCTION decide_reservations(
     request_ids TEXT[], account_ids TEXT[], key_ids TEXT[], holds_full BIGINT[], holds_least BIGINT[],
-    reserved_ms BIGINT[], idempotency_keys TEXT[],
+    times_ms BIGINT[], idempotency_keys TEXT[],
     OUT verdicts TEXT[], OUT holds BIGINT[], OUT available BIGINT[], OUT new_holds BIGINT[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -88,16 +88,16 @@ DECLARE
 BEGIN
     verdicts := '{}'; holds := '{}'; available := '{}'; new_holds := '{}';
     UPDATE requests SET idempotency_key = NULL
-      FROM unnest(account_ids, idempotency_keys, reserved_ms) AS u (account_id, idempotency_key, now_ms)
+      FROM unnest(account_ids, idempotency_keys, times_ms) AS u (account_id, idempotency_key, now_ms)
      WHERE requests.account_id = u.account_id AND requests.idempotency_key = u.idempotency_key
-       AND NOT requests.is_open
+       AND requests.state = 'closed'
        AND (requests.reserved_ms < u.now_ms - day_ms
             OR EXISTS (SELECT FROM usage WHERE usage.request_id = requests.request_id AND usage.status <> 'completed'
                        AND usage.cost = 0));
     FOR asked IN
         SELECT u.account_id, u.hold_full, u.hold_least, a.active, a.balance - a.held AS room,
                k.id IS NOT NULL AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AS key_live,
-               same.request_id IS NOT NULL AS is_there, same.is_open AND same.account_id = u.account_id AS is_ours,
+               same.request_id IS NOT NULL AS is_there, same.state = 'open' AND same.account_id = u.account_id AS is_ours,
                same.hold AS held, twin.request_id IS NOT NULL AS key_taken
           FROM unnest(request_ids, account_ids, key_ids, holds_full, holds_least, idempotency_keys) WITH ORDINALITY
             AS u (request_id, account_id, key_id, hold_full, hold_least, idempotency_key, position)

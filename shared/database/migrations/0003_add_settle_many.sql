@@ -36,8 +36,8 @@ BEGIN
                                   cached_tokens, completion_tokens, prefill_began, attempts, queue_ms, ttft_ms,
                                   latency_ms, position)
     ), closed AS (
-        UPDATE requests SET is_open = FALSE FROM finish
-         WHERE requests.request_id = finish.request_id AND requests.is_open
+        UPDATE requests SET state = 'closed' FROM finish
+         WHERE requests.request_id = finish.request_id AND requests.state = 'open'
            AND requests.account_id = finish.account_id AND requests.model = finish.model
            AND cost_of(finish.status, finish.prefill_began, finish.prompt_tokens, finish.cached_tokens,
                        finish.completion_tokens, requests.prompt_price, requests.cached_price,
@@ -78,7 +78,7 @@ BEGIN
                    WHEN u.position = ANY (settled_positions) THEN 'settled'
                    WHEN r.request_id IS NULL THEN 'unknown'
                    WHEN r.account_id <> u.account_id OR r.model <> u.model THEN 'mismatch'
-                   WHEN NOT r.is_open THEN 'already'
+                   WHEN r.state = 'closed' THEN 'already'
                    ELSE 'too_costly' END ORDER BY u.position)
           INTO verdicts
           FROM unnest(request_ids, account_ids, models) WITH ORDINALITY AS u (request_id, account_id, model, position)

@@ -11,13 +11,13 @@ DECLARE
     outcome TEXT[];
 BEGIN
     SELECT coalesce(array_agg(r.request_id), '{}') AS ids, array_agg(r.account_id) AS accounts,
-           array_agg(r.model) AS models, array_agg('failed') AS statuses, array_agg(u.code) AS codes,
+           array_agg(r.model) AS models, array_agg('failed'::TEXT) AS statuses, array_agg(u.code) AS codes,
            array_agg(NULL::TEXT) AS reasons, array_agg(0) AS zeros, array_agg(FALSE) AS prefills,
            array_agg(greatest(0, now_ms - r.reserved_ms)) AS ages_ms, array_agg(NULL::BIGINT) AS ttfts_ms
       INTO found
       FROM unnest(request_ids, codes) AS u (request_id, code)
       JOIN requests r ON r.request_id = u.request_id
-     WHERE r.is_open;
+     WHERE r.state = 'open';
     outcome := settle_many(found.ids, found.accounts, found.models, found.statuses, found.codes, found.reasons,
                            found.zeros, found.zeros, found.zeros, found.prefills, found.zeros, found.ages_ms,
                            found.ttfts_ms, found.ages_ms);
