@@ -73,6 +73,7 @@ class Local:
         self._supervisor = Supervisor(changed=self._write_ready, say=say)
         self.stopping: Final = Stopping(self._supervisor.tick)
         self._provisioned: Provisioned | None = None
+        self._announced = False  # whether the ready-files stand
 
     def run(self) -> None:
         """Start, serve until StopRequested, stop. Raises StartFailed."""
@@ -171,21 +172,22 @@ class Local:
 
     @contextmanager
     def _ready_files(self) -> Iterator[None]:
-        self._write_ready()
+        self._announced = True
         try:
+            self._write_ready()
             yield
         finally:
-            for file in self._ready_paths():
-                with contextlib.suppress(OSError):
-                    file.unlink(missing_ok=True)
+            self._announced = False
+            self._remove_ready()
 
     def _ready_paths(self) -> list[Path]:
         given = self._options.ready_file
         return [self._folder.ready_file, *([given.absolute()] if given else [])]
 
     def _write_ready(self) -> None:
-        if self._provisioned is None or not self._supervisor.of("janitor"):
+        if not self._announced:
             return
+        assert self._provisioned is not None
         urls = self._base_urls()
         ready = Ready(
             base_url=urls[0],
@@ -216,14 +218,14 @@ class Local:
 
     def _stop_processes(self) -> None:
         say("\nStopping: running streams may finish; Ctrl-C again ends them now.")
-        self.stopping.stop_now_by(self._kill_all)
+        # A second request ends us at once, and the parent-death signal every child with us.
+        self.stopping.stop_now_by(self._remove_ready)
         for role in STOP_ORDER:
             with step(role) as current:
                 self._supervisor.stop(role)
                 current.detail = "stopped"
 
-    def _kill_all(self) -> None:
-        """The parent-death signal ends every child as soon as we are gone; only the ready-files need a hand."""
+    def _remove_ready(self) -> None:
         for file in self._ready_paths():
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ app = noun("key", "API keys: what a client sends as its bearer token.")
 
 @app.command()
 def create(
-    account: Annotated[str, typer.Argument(help="Id of the account that pays.", show_default=False)],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Id of the account that pays.", show_default=False)],
     *,
     name: Annotated[str, typer.Option(help="What the key is for, to tell keys apart.")] = "",
     rpm: Annotated[int, typer.Option(min=0, help="Requests per minute; 0: no limit.")] = 0,
@@ -59,7 +59,9 @@ def create(
 
 @app.command(name="list")
 def list_all(
-    account: Annotated[str | None, typer.Argument(help="Only the keys of this account.", show_default=False)] = None,
+    account: Annotated[
+        str | None, typer.Argument(metavar="ACCOUNT", help="Only the keys of this account.", show_default=False)
+    ] = None,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
@@ -76,7 +78,10 @@ def list_all(
 @app.command()
 def revoke(
     key: Annotated[
-        str, typer.Argument(help="Id of the key (key_…), as `inferbase key list` shows it.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KEY", help="Id of the key (key_…), as `inferbase key list` shows it.", show_default=False
+        ),
     ],
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
@@ -91,7 +96,7 @@ def revoke(
         for owner in await list_accounts(target.connection):
             if await revoke_key(target.connection, owner.id, key):
                 models = [model.id for model in await list_models(target.connection)]
-                await mark_revoked(target.redis, key, models)
+                await mark_revoked(target.redis, models, key)
                 return {"id": key, "object": "api_key", "status": "revoked"}
         raise CommandFailed(f"there is no key {key}: `inferbase key list` shows the ids")
 

@@ -10,7 +10,7 @@ from compose.commands.target import DATA_DIR, DataDir, Target, with_target
 from compose.errors import CommandFailed
 from shared.pricing import format_credits, parse_credits
 
-AccountId = Annotated[str, typer.Argument(help="Id of the account (acct_…).", show_default=False)]
+AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Id of the account (acct_…).", show_default=False)]
 
 app = noun("credits", "Credits: prepaid money; 1 credit = 1 USD.")
 
@@ -18,7 +18,9 @@ app = noun("credits", "Credits: prepaid money; 1 credit = 1 USD.")
 @app.command()
 def grant(
     account: AccountId,
-    amount: Annotated[str, typer.Argument(help="Credits to add, such as 25 or 0.5.", show_default=False)],
+    amount: Annotated[
+        str, typer.Argument(metavar="AMOUNT", help="Credits to add, such as 25 or 0.5.", show_default=False)
+    ],
     *,
     description: Annotated[str, typer.Option(help="What stands beside it in the account's transactions.")] = "granted",
     transfer_id: Annotated[

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -21,9 +21,10 @@ def print_one(fields: Mapping[str, Any], as_json: bool | None) -> None:
     if wants_json(as_json):
         print(msgspec.json.encode(fields).decode(), flush=True)
         return
-    width = max((len(name) for name in fields), default=0)
-    for name, value in fields.items():
-        print(f"{name:<{width}}  {_text(value)}")
+    shown = _for_people(fields)
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        print(f"{name:<{width}}  {value}")
 
 
 def print_list(rows: Sequence[Mapping[str, Any]], as_json: bool | None) -> None:
@@ -34,9 +35,9 @@ def print_list(rows: Sequence[Mapping[str, Any]], as_json: bool | None) -> None:
     if not rows:
         print("(none)")
         return
-    names = list(rows[0])
-    table = [names, *([_text(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(names))]
+    shown = [_for_people(row) for row in rows]
+    table = [list(shown[0]), *(list(row.values()) for row in shown)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
@@ -49,6 +50,17 @@ def wants_json(as_json: bool | None) -> bool:
 def unix_seconds(moment: datetime | None) -> int | None:
     """Return Unix seconds, as every time of the API."""
     return None if moment is None else int(moment.timestamp())
+
+
+def _for_people(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Leave out what only programs need, and write moments as dates."""
+    return {
+        name: f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S}Z"
+        if name.endswith("_at") and value
+        else _text(value)
+        for name, value in fields.items()
+        if name != "object"
+    }
 
 
 def _text(value: Any) -> str:
