@@ -17,6 +17,6 @@ def check_model_id(model_id: str) -> str:
     segments = model_id.split("/")
     if not all(segments) or "." in segments or ".." in segments:
         raise ValueError("a model id is one or more names with single slashes between them")
-    if segments[-1] == "health":
+    if len(segments) > 1 and segments[-1] == "health":
         raise ValueError("a model id cannot end in /health: that is where its health is asked")
     return model_id
