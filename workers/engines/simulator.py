@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from shared.errors import EngineFailed, SettingsInvalid
-from workers.engines.base import Capabilities, Delta, Deltas, EngineOptions, EngineSampling
+from workers.engines.base import Capabilities, Deltas, EngineOptions, EngineSampling
+from workers.engines.delta_queue import DeltaQueue
 from workers.engines.simulator_script import Answer, Script
 from workers.engines.simulator_words import IM_END, IM_START, VOCABULARY_SIZE, SimulatorTokenizer
 from workers.engines.validation import check_request, parse_options
@@ -44,85 +45,35 @@ async def open_simulator(options: EngineOptions) -> AsyncIterator["Simulator"]:
 
 
 class SimulatedRun:
-    """One request: what it has made and nobody has taken yet, and who waits for more.
+    """One request: how far its answer is, and the queue to its reader."""
 
-    Invariant: `_waiter` is set only while `_made` is empty and the run has not ended.
-    """
-
-    def __init__(
-        self, engine: "Simulator", request_id: str, answer: Answer, *, emitted: int, max_tokens: int, fault_after: int
-    ) -> None:
-        self.request_id: Final = request_id
+    def __init__(self, answer: Answer, *, emitted: int, max_tokens: int, fault_after: int = -1) -> None:
+        self.queue: DeltaQueue
         self.fault_after: Final = fault_after
-        self.received_ns: Final = time.monotonic_ns()
         self.own_tokens = 0  # made by this process
         self.prefill: asyncio.TimerHandle | None = None
-        self._engine = engine
+        self._received_ns = time.monotonic_ns()
         self._answer = answer
         self._emitted = emitted
         self._max_tokens = max_tokens
         self._own_last = min(answer.tokens - emitted, max_tokens)
-        self._made: list[int] = []
-        self._texts: list[bytes] = []
-        self._finish: Literal["stop", "length"] | None = None
-        self._error: EngineFailed | None = None
-        self._over = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def __aiter__(self) -> "SimulatedRun":
-        return self
-
-    async def __anext__(self) -> Delta:
-        while not self._made and self._finish is None:
-            if self._error is not None:
-                raise self._error
-            if self._over:
-                raise StopAsyncIteration
-            self._waiter = self._engine.loop.create_future()
-            await self._waiter
-        delta = Delta(0, tuple(self._made), self._finish, b"".join(self._texts) if self._texts else None)
-        self._made.clear()
-        self._texts.clear()
-        self._finish = None
-        return delta
-
-    async def aclose(self) -> None:
-        """Abort the request; see Deltas."""
-        self.end()
 
     def step(self, stamp: bool) -> None:
         """Make one token, and end where it is the last."""
         if self.own_tokens < self._own_last:
-            self._made.append(self._answer.token_id(self._emitted + self.own_tokens))
-            if stamp:
-                self._texts.append(self._stamp())
+            text = self._stamp() if stamp else None
+            self.queue.put(self._answer.token_id(self._emitted + self.own_tokens), text)
             self.own_tokens += 1
         if self.own_tokens < self._own_last:
-            self._wake()
+            self.queue.wake()
         else:
             within = self.own_tokens < self._max_tokens or self._answer.has_end_token
             whole = self._emitted + self.own_tokens >= self._answer.tokens
-            self._finish = "stop" if whole and within else "length"
-            self.end()
-
-    def end(self, error: EngineFailed | None = None) -> None:
-        """Take no further step: after the last token, on an abort, or with an `error` behind what is already made."""
-        if not self._over:
-            self._over = True
-            self._error = error
-            self._engine.leave(self)
-            self._wake()
+            self.queue.finish("stop" if whole and within else "length")
 
     def _stamp(self) -> bytes:
         text = b"@S%016x" % time.monotonic_ns()
-        return text if self._emitted or self.own_tokens else b"@R%016x%b" % (self.received_ns, text)
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        return text if self._emitted or self.own_tokens else b"@R%016x%b" % (self._received_ns, text)
 
 
 class Simulator:
@@ -159,30 +110,34 @@ class Simulator:
         check_request(prompt_token_ids, sampling, context=self.context, vocabulary=VOCABULARY_SIZE, emitted=emitted)
         answer = Answer(prompt_token_ids[: len(prompt_token_ids) - emitted], self._script)
         run = SimulatedRun(
-            self,
-            request_id,
-            answer,
-            emitted=emitted,
-            max_tokens=sampling.max_tokens,
-            fault_after=self._script.fault_after(),
+            answer, emitted=emitted, max_tokens=sampling.max_tokens, fault_after=self._script.fault_after()
         )
-        return self._start(run)
+        run.queue = DeltaQueue(self.loop, lambda: self._leave(request_id, run))
+        older = self._runs.get(request_id)
+        if older is not None:
+            older.queue.close()
+        self._runs[request_id] = run
+        if self._taken < self.slots:
+            self._enter(run)
+        else:
+            self._waiting.append(run)
+        return run.queue
 
     async def abort(self, request_id: str) -> None:
         """Free the slot of a request; see Engine."""
         run = self._runs.get(request_id)
         if run is not None:
-            run.end()
+            run.queue.close()
 
     async def warm_up(self) -> None:
         """Make one real token, in a step of its own or of the requests that run."""
-        answer = Answer(WARM_UP_PROMPT, Script())
-        run = SimulatedRun(self, "", answer, emitted=0, max_tokens=1, fault_after=-1)
+        run = SimulatedRun(Answer(WARM_UP_PROMPT, Script()), emitted=0, max_tokens=1)
+        run.queue = DeltaQueue(self.loop, lambda: self._stepping.pop(run))
         self._join(run)
         try:
-            await anext(run)
+            await anext(run.queue)
         finally:
-            run.end()
+            run.queue.close()
 
     def steps(self) -> int:
         """How many steps were made."""
@@ -190,36 +145,23 @@ class Simulator:
 
     async def close(self) -> None:
         """Fail every request and stop stepping."""
-        for run in (*self._runs.values(), *self._stepping):
-            run.end(EngineFailed("The engine was closed."))
+        for run in {*self._runs.values(), *self._stepping}:
+            run.queue.close(EngineFailed("The engine was closed."))
         self._stepper.cancel()
         await asyncio.wait({self._stepper})
 
-    def leave(self, run: SimulatedRun) -> None:
+    def _leave(self, request_id: str, run: SimulatedRun) -> None:
         """Forget an ended run and give its slot to the next one."""
-        self._stepping.pop(run, None)
-        if self._runs.get(run.request_id) is not run:
-            return
-        del self._runs[run.request_id]
+        del self._runs[request_id]
         if run in self._waiting:
             self._waiting.remove(run)
             return
+        self._stepping.pop(run, None)
         if run.prefill is not None:
             run.prefill.cancel()
         self._taken -= 1
         if self._waiting:
             self._enter(self._waiting.popleft())
-
-    def _start(self, run: SimulatedRun) -> SimulatedRun:
-        older = self._runs.get(run.request_id)
-        if older is not None:
-            older.end()
-        self._runs[run.request_id] = run
-        if self._taken < self.slots:
-            self._enter(run)
-        else:
-            self._waiting.append(run)
-        return run
 
     def _enter(self, run: SimulatedRun) -> None:
         self._taken += 1
@@ -265,5 +207,5 @@ class Simulator:
             os._exit(OUT_OF_MEMORY_STATUS)
         if run.own_tokens == self._script.hang_after_tokens:
             return False
-        run.end(EngineFailed("The simulator was told to fail here."))
+        run.queue.close(EngineFailed("The simulator was told to fail here."))
         return True
