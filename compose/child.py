@@ -90,6 +90,10 @@ class Child:
     def stop(self, number: signal.Signals, *, seconds: float) -> bool:
         """Ask it to stop, kill its whole session after `seconds`; tell whether it stopped by itself."""
         self.send(number)
+        return self.end_within(seconds)
+
+    def end_within(self, seconds: float) -> bool:
+        """Wait for its end, kill its whole session after `seconds`; tell whether it ended by itself."""
         if self.wait(seconds):
             return True
         assert self._process is not None

@@ -46,6 +46,7 @@ class OurProcess:
     def __init__(self, child: Child, *, stop_seconds: float) -> None:
         self._child = child
         self._stop_seconds = stop_seconds
+        self._asked_pid = 0  # to stop; asking twice would mean: at once
 
     @property
     def pid(self) -> int:
@@ -63,11 +64,14 @@ class OurProcess:
         self._child.start()
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM without waiting."""
-        self._child.send(signal.SIGTERM)
+        """Send SIGTERM without waiting, once."""
+        if self._asked_pid != self._child.pid:
+            self._asked_pid = self._child.pid
+            self._child.send(signal.SIGTERM)
 
     def stop(self) -> bool:
-        return self._child.stop(signal.SIGTERM, seconds=self._stop_seconds)
+        self.ask_to_stop()
+        return self._child.end_within(self._stop_seconds)
 
     def last_words(self) -> str:
         """Return the end of its log."""

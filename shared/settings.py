@@ -177,9 +177,9 @@ def inherited_environment() -> dict[str, str]:
     }
 
 
-def require_secrets(settings: Settings) -> SecretSettings:
-    """Return the secrets, or raise SettingsInvalid where one is missing or shorter than 32 bytes."""
-    for name in ("key_pepper", "wire_key"):
+def require_secrets(settings: Settings, *names: str) -> SecretSettings:
+    """Return the secrets, or raise SettingsInvalid where one of `names` (default: all) is missing or under 32 bytes."""
+    for name in names or ("key_pepper", "wire_key"):
         if len(getattr(settings.secrets, name).encode()) < SECRET_BYTES_LEAST:
             raise SettingsInvalid(f"{PREFIX}{name.upper()} must be set to at least {SECRET_BYTES_LEAST} bytes")
     return settings.secrets

@@ -46,7 +46,7 @@ def create(
             target.connection,
             account_id=account,
             name=name,
-            digest=secrets.digest(key, require_secrets(target.settings).key_pepper),
+            digest=secrets.digest(key, require_secrets(target.settings, "key_pepper").key_pepper),
             prefix=secrets.prefix(key),
             rpm=rpm,
             tpm=tpm,

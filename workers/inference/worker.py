@@ -36,7 +36,7 @@ logger = log.get_logger("worker")
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; then drain, hand over and return."""
-    secrets = require_secrets(settings)
+    secrets = require_secrets(settings, "wire_key")
     previous = secrets.wire_key_previous.encode() or None
     seal, clock, owner = Seal(secrets.wire_key.encode(), previous), SystemClock(), ids.new_owner_id()
     stopping = asyncio.Event()

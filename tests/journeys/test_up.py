@@ -1,0 +1,237 @@
+"""`inferbase up` and the other commands, as a person at a terminal uses them."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.journeys.local_product import LocalProduct, alive, run_cli
+
+Start = Callable[..., LocalProduct]
+GONE_SECONDS = 15.0
+
+
+@pytest.fixture
+def start(store_folder: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+    started: list[LocalProduct] = []
+
+    def begin(*arguments: str, name: str = "", environment: dict[str, str] | None = None) -> LocalProduct:
+        folder = store_folder / (name or request.node.name)
+        folder.mkdir(mode=0o711, exist_ok=True)
+        started.append(LocalProduct(folder, "--engine", "simulator", *arguments, environment=environment))
+        return started[-1]
+
+    yield begin
+    for product in started:
+        product.stop(signal.SIGTERM)
+
+
+def test_up_shows_a_completion_with_its_cost_and_how_to_send_the_next(start: Start) -> None:
+    product = start().wait()
+
+    said = product.said()
+    assert "Hello. Every token of this line came through the queue." in said
+    for word in ("Usage", "Charge", "Balance", product.ready["base_url"], product.ready["api_key"], "curl -N"):
+        assert word in said
+    assert product.errors.read_text() == ""
+
+
+def test_the_printed_charge_is_the_one_in_the_books(start: Start) -> None:
+    product = start().wait()
+    account = product.cli("account", "list")["data"][0]["id"]
+
+    shown = product.cli("credits", "show", account)
+
+    assert f"{shown['lifetime']['charged']} credits for chatcmpl-" in product.said()
+    assert f"Balance   {shown['balance']} credits" in product.said()
+    assert product.cli("audit") == {"clean": True, "violations": []}
+
+
+def test_the_ready_file_names_every_process(start: Start) -> None:
+    product = start("--api-nodes", "2", "--workers", "2", "--no-self-check").wait(self_check=False)
+
+    ready = product.ready
+    roles = [(process["role"], process["index"], process["port"]) for process in ready["processes"]]
+    ours = [one for one in roles if one[0] not in ("postgres", "valkey")]
+    assert ours == [
+        ("worker", 0, 0),
+        ("worker", 1, 0),
+        ("api", 0, product.port),
+        ("api", 1, product.port + 1),
+        ("settlement", 0, 0),
+        ("janitor", 0, 0),
+    ]
+    assert ready["base_urls"] == [
+        f"http://127.0.0.1:{port}/api/v1/inference" for port in (product.port, product.port + 1)
+    ]
+    assert ready["base_url"] == ready["base_urls"][0]
+    assert product.ready_file.stat().st_mode & 0o777 == 0o600
+    assert all(alive(pid) for pid in product.pids())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_clean_and_leaves_nothing_behind(start: Start, number: signal.Signals) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    pids = product.pids()
+
+    status = product.stop(number)
+
+    assert status == 0
+    assert product.errors.read_text() == ""
+    assert "killed" not in product.said()
+    assert not any(alive(pid) for pid in pids)
+    assert not product.ready_file.exists()
+
+
+def test_killing_up_itself_leaves_no_orphan(start: Start) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    pids = product.pids()
+
+    product.process.kill()
+    product.process.wait()
+
+    give_up = time.monotonic() + GONE_SECONDS
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < give_up, left
+        time.sleep(0.02)
+
+
+def test_a_second_run_finds_its_key_and_its_books(start: Start) -> None:
+    first = start(name="twice").wait()
+    first.stop()
+
+    second = start(name="twice").wait()
+
+    assert second.ready["api_key"] == first.ready["api_key"]
+    account = second.cli("account", "list")["data"][0]["id"]
+    charged = second.cli("credits", "show", account)["lifetime"]["charged"]
+    once = next(line for line in second.said().splitlines() if "Charge" in line).split()[1]
+    assert float(charged) == pytest.approx(2 * float(once))
+
+
+def test_a_dead_process_is_replaced_and_the_ready_file_follows(start: Start) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    before = {process["role"]: process["pid"] for process in product.ready["processes"]}
+
+    os.kill(before["settlement"], signal.SIGKILL)
+
+    give_up = time.monotonic() + GONE_SECONDS
+    while (now := _pids_by_role(product))["settlement"] == before["settlement"]:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    assert alive(now["settlement"])
+    assert {role: pid for role, pid in now.items() if role != "settlement"} == {
+        role: pid for role, pid in before.items() if role != "settlement"
+    }
+
+
+def test_a_taken_port_is_one_line_and_a_failure(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        product = start("--port", str(taken.getsockname()[1]))
+
+        status = product.process.wait(20)
+
+    assert status == 1
+    assert product.errors.read_text().count("\n") == 1
+    assert "is taken" in product.errors.read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_a_failure(start: Start) -> None:
+    product = start("--data-dir", "/proc/inferbase")
+
+    status = product.process.wait(20)
+
+    assert status == 1
+    assert product.errors.read_text().count("\n") == 1
+    assert "/proc/inferbase cannot be written" in product.errors.read_text()
+
+
+def test_a_model_that_does_not_exist_is_one_line_and_a_failure(start: Start) -> None:
+    product = start("--engine", "llamacpp", "--model", "missing.gguf")
+
+    status = product.process.wait(20)
+
+    assert status == 1
+    assert product.errors.read_text() == (
+        "inferbase: the model file missing.gguf cannot be read: No such file or directory\n"
+    )
+
+
+def test_given_stores_are_used_instead_of_embedded_ones(start: Start, database_url: str, redis_url: str) -> None:
+    given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+
+    product = start(environment=given).wait()
+
+    assert product.ready["database_url"] == database_url
+    assert product.ready["redis_url"] == redis_url
+    assert not {"postgres", "valkey"} & {process["role"] for process in product.ready["processes"]}
+
+
+def test_accounts_keys_and_models_made_by_commands_work_at_once(start: Start) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    account = product.cli("account", "create", "--email", "ada@example.com")["id"]
+    product.cli("credits", "grant", account, "1.5")
+    key = product.cli("key", "create", account, "--name", "laptop")
+    product.cli("model", "add", "my/model", "--engine", "simulator", "--option", "tokens=3")
+
+    answer = _complete(product, key["key"], "my/model")
+
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 3
+    assert product.cli("key", "list", account)["data"][0]["id"] == key["id"]
+
+
+def test_a_key_revoked_by_command_is_refused_within_five_seconds(start: Start) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    account = product.cli("account", "list")["data"][0]["id"]
+    key = product.cli("key", "create", account)
+    assert _complete(product, key["key"], product.ready["model"]).status_code == 200
+
+    product.cli("key", "revoke", key["id"])
+
+    give_up = time.monotonic() + 5
+    while (status := _complete(product, key["key"], product.ready["model"]).status_code) == 200:
+        assert time.monotonic() < give_up
+    assert status == 403
+
+
+def test_commands_find_the_books_of_a_stopped_product(start: Start) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    product.stop()
+
+    account = product.cli("account", "list")["data"][0]
+
+    assert product.cli("credits", "show", account["id"])["object"] == "credit_balance"
+    assert product.cli("audit", "--json") == {"clean": True, "violations": []}
+
+
+def test_commands_without_any_product_say_what_to_do(store_folder: Path) -> None:
+    nothing = store_folder / "nothing"
+
+    accounts, audit = run_cli(nothing, "account", "list"), run_cli(nothing, "audit")
+
+    assert (accounts.returncode, audit.returncode) == (1, 2)
+    assert "run `inferbase up`" in accounts.stderr
+    assert accounts.stderr.count("\n") == audit.stderr.count("\n") == 1
+
+
+def _pids_by_role(product: LocalProduct) -> dict[str, int]:
+    return {process["role"]: process["pid"] for process in json.loads(product.ready_file.read_bytes())["processes"]}
+
+
+def _complete(product: LocalProduct, key: str, model: str) -> httpx.Response:
+    """Send one request; the answer may wait until a worker has taken up the model."""
+    return httpx.post(
+        f"{product.ready['base_url']}/chat/completions",
+        headers={"Authorization": f"Bearer {key}"},
+        json={"model": model, "messages": [{"role": "user", "content": "Hello!"}]},
+        timeout=30,
+    )
