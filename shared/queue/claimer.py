@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import msgspec
-from redis import exceptions as redis_exceptions
 
 from shared import keys
 from shared.connections import Redis
 from shared.queue.claims import Claim, ClaimReader
 from shared.queue.keeper import Keeper
+from shared.queue.line import Line
 from shared.queue.scripts import Argument, Script, fair_keys, milliseconds
 from shared.settings import QueueSettings
 
@@ -31,6 +30,7 @@ class Claimer:
 
     def __init__(self, redis: Redis, reader: ClaimReader, settings: QueueSettings, owner: str) -> None:
         self._redis = redis
+        self._line = Line(redis)
         self._reader = reader
         self._settings = settings
         self._owner = owner
@@ -43,12 +43,9 @@ class Claimer:
         BLPOP and EVALSHA go out as one write: Redis runs the second once the first was answered or timed out.
         """
         command = _CLAIM.command(fair_keys(model), self._arguments(model, most, held))
+        before = (("BLPOP", *wake, str(wait_seconds)),) if wake else ()
         async with asyncio.timeout(wait_seconds + self._settings.lease_seconds / 2):
-            if wake:
-                more, suspects, cleared, rows = await self._wait_and_run(command, wake, wait_seconds)
-            else:
-                arguments = self._arguments(model, most, held)
-                more, suspects, cleared, rows = await _CLAIM.run(self._redis, fair_keys(model), arguments)
+            more, suspects, cleared, rows = await self._line.run(_CLAIM, *before, command)
             claims = await self._reader.read(model, rows) if rows else []
         return Claimed(claims, bool(more), bool(suspects), {held_id.decode() for held_id in cleared})
 
@@ -72,6 +69,10 @@ class Claimer:
             returned += len(strays)
         return returned
 
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._line.close()
+
     def _arguments(self, model: str, most: int, held: Collection[str]) -> tuple[Argument, ...]:
         settings = self._settings
         return (
@@ -83,17 +84,3 @@ class Claimer:
             milliseconds(settings.aged_seconds),
             *held,
         )
-
-    async def _wait_and_run(self, command: tuple[Argument, ...], wake: Sequence[str], wait_seconds: float) -> Any:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.execute_command("BLPOP", *wake, wait_seconds)
-            pipeline.execute_command(*command)
-            answers = await pipeline.execute(raise_on_error=False)
-        answer = answers[1]
-        if isinstance(answer, redis_exceptions.NoScriptError):
-            await _CLAIM.load(self._redis)
-            answer = await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
-        for each in (answers[0], answer):
-            if isinstance(each, Exception):
-                raise each
-        return answer

@@ -13,6 +13,7 @@ from shared.clock import Clock, SystemClock
 from shared.connections import Redis, redis_errors
 from shared.errors import DependencyUnavailable
 from shared.queue.job_format import JobFormat
+from shared.queue.line import Line
 from shared.queue.scripts import REDIS_FAILED, Argument, Script, fair_keys, milliseconds, script_keys
 from shared.settings import QueueSettings
 from shared.wire import VERSION, Chunk, End, Finish, Job, Seal, Status, Usage, encode
@@ -87,6 +88,7 @@ class QueueClient:
 
     def __init__(self, redis: Redis, seal: Seal, settings: QueueSettings, clock: Clock | None = None) -> None:
         self._redis = redis
+        self._line = Line(redis)
         self._seal = seal
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -171,8 +173,9 @@ class QueueClient:
         await self._batcher.flush()
 
     async def close(self) -> None:
-        """Flush; the client belongs to its opener."""
+        """Flush and disconnect; the Redis client belongs to its opener."""
         await self.flush()
+        await self._line.close()
 
     async def _run(self, script: Script, names: Sequence[str], arguments: Sequence[Argument]) -> Any:
         with redis_errors():
@@ -210,7 +213,7 @@ class QueueClient:
             ]
             for index in indexes:
                 arguments += batch[index].arguments
-            answers = await _ENQUEUE.run(self._redis, fair_keys(model), arguments)
+            answers = await self._line.run(_ENQUEUE, _ENQUEUE.command(fair_keys(model), arguments))
             for index, answer in zip(indexes, answers, strict=True):
                 verdicts[index] = _VERDICTS[answer]
 
