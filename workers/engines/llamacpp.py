@@ -144,6 +144,7 @@ class LlamaCpp:
         server, self._server = self._server, None
         if server is not None and ran:
             await self._settle()
+        self.tokenizer.close()
         del server  # the last reference: joins the engine's threads
 
     async def _settle(self) -> None:

@@ -36,6 +36,7 @@ class LlamaTokenizer:
         self._socket_path = socket_path
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._local = threading.local()
+        self._connections: list[_SocketConnection] = []
         self.longest_token_bytes: Final = max(1, *map(len, self._bytes))
 
     @property
@@ -53,6 +54,11 @@ class LlamaTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes a token stands for; empty for special tokens."""
         return self._bytes[token_id]
+
+    def close(self) -> None:
+        """Close the connections of all threads; the look-ups go on working."""
+        for connection in self._connections:
+            connection.close()
 
     def split(self, data: bytes, tokens: int) -> list[int] | None:
         """Return `tokens` ids that stand for `data` together, the longest first; None where there are none."""
@@ -82,6 +88,7 @@ class LlamaTokenizer:
                 data = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
+                self._connections.remove(connection)
                 if fresh:
                     raise EngineDead(f"The engine does not answer: {error!r}") from None
                 continue
@@ -93,6 +100,7 @@ class LlamaTokenizer:
     def _connection(self, fresh: bool) -> "_SocketConnection":
         if fresh or not hasattr(self._local, "connection"):
             self._local.connection = _SocketConnection(self._socket_path)
+            self._connections.append(self._local.connection)
         connection: _SocketConnection = self._local.connection
         return connection
 

@@ -1,0 +1,40 @@
+"""How the contract suite asks an engine: both engines through the same four verbs."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+
+from shared.wire import Message
+from workers.engines import open_engine
+from workers.engines.base import Delta, Deltas, Engine, EngineOptions, EngineSampling
+from workers.inference.prompt import PromptBuilder
+
+CONTEXT = 1024
+PATIENCE_SECONDS = 20
+
+
+def opened(name: str, *, slots: int = 2, context: int = CONTEXT, **script: str) -> AbstractAsyncContextManager[Engine]:
+    """Open the simulator as scripted, or the demo model with llamacpp, which takes no script."""
+    options = script if name == "simulator" else {}
+    return open_engine(name, EngineOptions(model="test/model", context=context, slots=slots, options=options))
+
+
+def sampling(
+    max_tokens: int = 8, *, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+) -> EngineSampling:
+    """Greedy, unless told otherwise."""
+    return EngineSampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+
+
+def prompt(engine: Engine, text: str = "Tell me a story.") -> list[int]:
+    """The ids of one user turn."""
+    return PromptBuilder(engine).build([Message("user", text)])
+
+
+async def collect(deltas: Deltas) -> list[Delta]:
+    """All deltas of an answer."""
+    return [delta async for delta in deltas]
+
+
+def ids(deltas: Sequence[Delta]) -> list[int]:
+    """The tokens of an answer."""
+    return [token_id for delta in deltas for token_id in delta.token_ids]
