@@ -25,6 +25,7 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | workers | zset: worker -> last beat, ms | worker | API, janitor | members pruned at 60 s |
 | load_times | hash: model -> seconds | worker, each beat | API | 30 days after the last beat |
 | catalogue | string: msgpack | janitor, cli | workers | none (replaced) |
+| janitor queue | zset: cron ticks of arq | janitor | janitor | seconds |
 | demand | string | health poll | workers | 10 s |
 | slots | zset: request id -> lease end, ms | API | API | 60 s after the last use |
 """
@@ -38,6 +39,7 @@ CATALOGUE: Final = "inferbase:catalogue"
 WORKERS: Final = "inferbase:workers"
 LOAD_TIMES: Final = "inferbase:load-times"
 SETTLEMENT_GROUP: Final = "settlement"
+JANITOR_QUEUE: Final = "arq:queue:janitor"
 
 
 def tag(model: str) -> str:

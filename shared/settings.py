@@ -120,9 +120,15 @@ class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     settle_most: int = 512
     settle_block_ms: int = 500
     settle_idle_ms: int = 15_000  # an unacknowledged record is taken over after this
-    settle_tries_most: int = 5
+    settle_gather_ms: int = 10  # between the starts of two transactions: an idle worker settles at once, a busy one many
+    settle_tries_most: int = 5  # deliveries of one record; then it is set aside
+    settle_retry_seconds: float = 0.5  # while a store is down
+    settle_drain_seconds: float = 10.0  # for the rest of the queue, at SIGTERM
+    catalogue_seconds: float = 1.0  # between two looks at the models
     sweep_seconds: float = 5.0
     stateless_seconds: float = 30.0  # open that long without state in Redis: closed
+    sweep_page_most: int = 500  # requests looked at in one step
+    backlog_patience_seconds: float = 2.0  # for records older than the sweep to be settled; else it closes nothing
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,11 @@ async def list_models(connection: Connection) -> list[Model]:
     return list((await read_catalogue(connection)).models)
 
 
+async def list_model_ids(connection: Connection) -> list[str]:
+    """Return the id of every model."""
+    return [row["id"] for row in await connection.fetch("SELECT id FROM models ORDER BY id")]
+
+
 async def read_catalogue(connection: Connection) -> Catalogue:
     """Return every model and the version of the whole; version 0 where there is none."""
     rows = await connection.fetch(

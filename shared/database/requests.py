@@ -95,6 +95,38 @@ async def witness_many(connection: Connection, rows: Sequence[Witness]) -> None:
     )
 
 
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An open request as the janitor needs it; `delivered_tokens`, `prompt_tokens` and `ended` as witnessed."""
+
+    request_id: str
+    account_id: str
+    key_id: str
+    model: str
+    reserved_ms: int
+    deadline_ms: int
+    delivered_tokens: int
+    prompt_tokens: int | None
+    ended: Ended | None
+
+
+async def list_open(
+    connection: Connection, *, before_ms: int, after: tuple[int, str] = (0, ""), limit: int
+) -> list[OpenRequest]:
+    """Return open requests reserved before `before_ms`, oldest first, behind (reserved_ms, request id) `after`."""
+    rows = await connection.fetch(
+        """
+        SELECT request_id, account_id, key_id, model, reserved_ms, deadline_ms, delivered_tokens, prompt_tokens, ended
+          FROM requests
+         WHERE state = 'open' AND reserved_ms < $1 AND (reserved_ms, request_id) > ($2, $3)
+         ORDER BY reserved_ms, request_id LIMIT $4
+        """,
+        before_ms,
+        *after,
+        limit,
+    )
+    return [OpenRequest(**row) for row in rows]
+
+
 async def _reserve_distinct(connection: Connection, rows: Sequence[Reserve]) -> list[ReserveVerdict]:
     answer = await connection.fetchrow(
         """

@@ -1,0 +1,88 @@
+"""Settling one batch of records: open the seals, charge in one transaction, acknowledge, set aside what is no charge.
+
+Called by `worker.py`. A record that comes again, because the acknowledgement was lost or two workers had it, is
+`already` settled and only acknowledged.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from shared import log, metrics
+from shared.crash_points import CrashPoints
+from shared.database.session import Session, halve
+from shared.database.settlements import Settled, settle_many
+from shared.errors import SealInvalid, StatementFailed
+from shared.queue.settlements import Record, SettlementQueue
+from shared.wire import VERSION, Finish, Seal, decode_finish
+
+CLOSED: Final = frozenset({"settled", "already"})
+
+logger = log.get_logger("settle")
+
+
+class Settler:
+    """Settles batches for one worker. `tries_most`: deliveries after which a record is set aside untried."""
+
+    def __init__(
+        self, queue: SettlementQueue, session: Session, seal: Seal, crash: CrashPoints, *, tries_most: int
+    ) -> None:
+        self._queue = queue
+        self._session = session
+        self._seal = seal
+        self._crash = crash
+        self._tries_most = tries_most
+
+    async def settle(self, records: Sequence[Record]) -> None:
+        """Charge `records` once each and take them off the queue.
+
+        Raises DependencyUnavailable where a store is down; then the same records may be settled again.
+        """
+        good: list[Record] = []
+        finishes: list[Finish] = []
+        bad: list[tuple[Record, str]] = []
+        for record in records:
+            finish = self._open(record)
+            if isinstance(finish, str):
+                bad.append((record, finish))
+            else:
+                good.append(record)
+                finishes.append(finish)
+        verdicts = await self._charge(finishes) if finishes else []
+        done = [record for record, verdict in zip(good, verdicts, strict=True) if verdict in CLOSED]
+        bad += [(record, verdict) for record, verdict in zip(good, verdicts, strict=True) if verdict not in CLOSED]
+        self._crash.reach("before_ack")
+        await self._queue.acknowledge(done)
+        for record, reason in bad:
+            await self._queue.dead_letter(record, reason)
+            metrics.DEAD_LETTERS.labels(reason).inc()
+
+    def _open(self, record: Record) -> Finish | str:
+        """Return the finish of a record, or why it has none."""
+        if record.deliveries > self._tries_most:
+            return "delivered_too_often"
+        try:
+            finish = decode_finish(self._seal.open(record.payload))
+        except SealInvalid:
+            return "invalid_seal"
+        except msgspec.MsgspecError:
+            return "undecodable"
+        return finish if finish.version == VERSION else "unknown_version"
+
+    async def _charge(self, finishes: Sequence[Finish]) -> list[Settled | str]:
+        self._crash.reach("before_settle_commit")
+        verdicts = await halve(finishes, self._send, _refuse)
+        self._crash.reach("after_settle_commit")
+        for verdict, count in Counter(verdicts).items():
+            metrics.SETTLED.labels(verdict).inc(count)
+        return verdicts
+
+    async def _send(self, finishes: Sequence[Finish]) -> list[Settled | str]:
+        return [*await self._session.run(lambda connection: settle_many(connection, finishes))]
+
+
+def _refuse(finish: Finish, error: StatementFailed) -> Settled | str:
+    logger.error("record_invalid", request_id=finish.request_id, error=error.message)
+    return "invalid"
