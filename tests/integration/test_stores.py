@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 import redis as redis_client
 
+from compose import postgres_user
 from compose.errors import StartFailed
 from compose.stores import Postgres, Valkey, free_port, open_postgres, open_valkey
 
@@ -154,6 +155,23 @@ def test_a_broken_append_file_is_one_clear_error(folder: Path) -> None:
 
     with pytest.raises(StartFailed, match=r"Valkey did not start: .+"):
         Valkey(folder, free_port()).start()
+
+
+def test_postgres_also_runs_where_user_namespaces_are_forbidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_user, "_NAMESPACE", ("false",))
+
+    with open_postgres(folder / "postgres", free_port(), durable=False) as server:
+        owner = Path(f"/proc/{server.pid}").stat().st_uid
+
+    assert owner == (postgres_user.NOBODY if os.geteuid() == 0 else os.geteuid())
+
+
+def test_a_data_folder_survives_the_move_between_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for namespace in (postgres_user._NAMESPACE, ("false",), postgres_user._NAMESPACE):
+        monkeypatch.setattr(postgres_user, "_NAMESPACE", namespace)
+
+        with open_postgres(folder / "postgres", free_port(), durable=False) as server:
+            assert server.running
 
 
 def test_a_taken_port_is_one_clear_error(folder: Path, valkey_server: Valkey) -> None:
