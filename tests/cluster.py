@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from shared.presence import publish_catalogue
+from shared.presence import write_catalogue
 
 from shared import ids, pricing, secrets
 from shared.catalogue import Model
@@ -158,7 +158,7 @@ class Cluster:
         )
         async with self.database.acquire() as connection:
             await models.add_model(connection, model)
-            await publish_catalogue(self.redis, await models.list_models(connection))
+            await write_catalogue(self.redis, await models.read_catalogue(connection))
 
     async def wait_ready(self, model_id: str = "sim/plain", *, node: str = "api0") -> None:
         """Return once `node` says that the model is ready."""
