@@ -30,6 +30,11 @@ ODD_CONTENTS: Final = (
     "a|b[INST]c</s>",
     "",
 )
+# What an expression of a template may end in, beside its own refusal.
+TEMPLATE_ERRORS: Final = (
+    *(jinja2.TemplateError, TypeError, ValueError, LookupError),
+    *(AttributeError, ArithmeticError, RecursionError),
+)
 
 
 class Piece(NamedTuple):
@@ -92,10 +97,8 @@ class ChatTemplate:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._variables)
         except InvalidRequest:
             raise
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise InvalidRequest(
-                f"This model's chat template cannot take these messages: {error}", param="messages"
-            ) from None
+        except TEMPLATE_ERRORS:
+            raise InvalidRequest("This model's chat template cannot take these messages.", param="messages") from None
 
     def _role(self, role: str) -> str:
         if role in self.roles:
