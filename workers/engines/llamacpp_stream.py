@@ -6,7 +6,7 @@ tells that ids are missing. They are found again from the event's text, see `_mi
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -53,8 +53,7 @@ class CompletionStream(asyncio.Protocol):
         self._told_cached = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._request)
+        cast(asyncio.Transport, transport).write(self._request)  # uvloop's is no subclass of asyncio's
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
