@@ -184,7 +184,7 @@ class QueueClient:
 
     async def _send(self, batch: Sequence[_Waiting]) -> list[EnqueueVerdict | None]:
         """Enqueue a batch, again and again until its last job gives up; None for what Redis did not take."""
-        loop = asyncio.get_running_loop()
+        loop, failures = asyncio.get_running_loop(), 0
         give_up_at = max(waiting.give_up_at for waiting in batch)
         verdicts: list[EnqueueVerdict | None] = [None] * len(batch)
         while (now := loop.time()) < give_up_at:
@@ -194,7 +194,9 @@ class QueueClient:
                     await self._write(batch, pending, verdicts)
                 return verdicts
             except REDIS_FAILED as error:
-                logger.warning("enqueue_retried", jobs=len(pending), error=repr(error))
+                failures += 1
+                if failures == 1:
+                    logger.warning("enqueue_retried", jobs=len(pending), error=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
         return verdicts
 
