@@ -186,6 +186,9 @@ class Subscription:
                     self.fail("The log was written anew below what was sent.")
                     return
             elif chunk.seq == self.tail + 1:
+                if self.room <= 0:
+                    whole = False
+                    break
                 self._take(chunk)
         self.verify = False
         self.behind = not whole
