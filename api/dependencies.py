@@ -10,6 +10,8 @@ from litestar.handlers import BaseRouteHandler
 from api.node import Node
 from shared.database.api_keys import Principal
 
+KeyRequest = Request[Principal, Any, Any]  # of a caller whom the guard let through
+
 
 def provide_node(state: State) -> Node:
     """Return the running node."""
@@ -17,7 +19,7 @@ def provide_node(state: State) -> Node:
     return node
 
 
-def provide_principal(request: Request[Principal, Any, Any]) -> Principal:
+def provide_principal(request: KeyRequest) -> Principal:
     """Return who is asking, as the guard found out."""
     principal: Principal = request.scope["auth"]
     return principal

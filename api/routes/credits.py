@@ -1,10 +1,9 @@
 """GET /credits and /credits/transactions."""
 
-from typing import Any
+from litestar import get
+from litestar.di import NamedDependency
 
-from litestar import Request, get
-
-from api.dependencies import require_key
+from api.dependencies import KeyRequest, require_key
 from api.node import Node
 from api.shapes import credits_body, list_body, page_of, transaction_body
 from shared.database.accounts import credit_balance
@@ -15,7 +14,7 @@ from shared.openai.resources import CreditBalanceBody, ListBody, TransactionBody
 
 
 @get("/credits", guards=[require_key])
-async def get_credits(node: Node, principal: Principal) -> CreditBalanceBody:
+async def get_credits(node: NamedDependency[Node], principal: NamedDependency[Principal]) -> CreditBalanceBody:
     """Return what the account has, holds and may spend."""
     found = await node.ledger.query(lambda connection: credit_balance(connection, principal.account_id))
     if found is None:
@@ -25,7 +24,7 @@ async def get_credits(node: Node, principal: Principal) -> CreditBalanceBody:
 
 @get("/credits/transactions", guards=[require_key])
 async def get_transactions(
-    request: Request[Principal, Any, Any], node: Node, principal: Principal
+    request: KeyRequest, node: NamedDependency[Node], principal: NamedDependency[Principal]
 ) -> ListBody[TransactionBody]:
     """List deposits and deductions."""
     page = page_of(request)

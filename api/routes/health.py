@@ -1,6 +1,7 @@
 """GET /livez and /readyz, for whoever runs this process."""
 
 from litestar import Response, get
+from litestar.di import NamedDependency
 
 from api.node import Node
 
@@ -12,7 +13,7 @@ async def get_live() -> dict[str, str]:
 
 
 @get("/readyz")
-async def get_ready(node: Node) -> Response[dict[str, str]]:
+async def get_ready(node: NamedDependency[Node]) -> Response[dict[str, str]]:
     """Say whether new requests should come here: not before the stores were reached, not while stopping."""
     if node.ready:
         return Response({"status": "ready"})

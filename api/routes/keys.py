@@ -1,13 +1,15 @@
 """POST, GET and DELETE /keys: a key makes further keys of its account, never one with more room than itself."""
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from api.body import check_json
-from api.dependencies import require_key
+from api.dependencies import KeyRequest, require_key
 from api.node import Node
 from api.shapes import key_body, list_body, page_of
 from shared import secrets
@@ -23,7 +25,9 @@ DEFAULT_NAME: Final = "API key"
 
 
 @post("/keys", guards=[require_key], status_code=201)
-async def create_key(request: Request[Principal, Any, Any], node: Node, principal: Principal) -> Response[NewKeyBody]:
+async def create_key(
+    request: KeyRequest, node: NamedDependency[Node], principal: NamedDependency[Principal]
+) -> Response[NewKeyBody]:
     """Make a key; its secret is in this response and nowhere else."""
     name = _name(dict(request.scope["headers"]), await request.body())
     key = secrets.make_key()
@@ -44,7 +48,9 @@ async def create_key(request: Request[Principal, Any, Any], node: Node, principa
 
 
 @get("/keys", guards=[require_key])
-async def get_keys(request: Request[Principal, Any, Any], node: Node, principal: Principal) -> ListBody[KeyBody]:
+async def get_keys(
+    request: KeyRequest, node: NamedDependency[Node], principal: NamedDependency[Principal]
+) -> ListBody[KeyBody]:
     """List the account's keys, the revoked ones too, without their secrets."""
     page, now = page_of(request), datetime.now(UTC)
     found = await node.ledger.query(
@@ -54,7 +60,9 @@ async def get_keys(request: Request[Principal, Any, Any], node: Node, principal:
 
 
 @delete("/keys/{key_id:str}", guards=[require_key], status_code=200)
-async def revoke_key(key_id: str, node: Node, principal: Principal) -> DeletedKeyBody:
+async def revoke_key(
+    key_id: FromPath[str], node: NamedDependency[Node], principal: NamedDependency[Principal]
+) -> DeletedKeyBody:
     """Revoke a key for good: nothing starts with it any more, and what runs with it ends."""
     known = key_id.isascii() and key_id.isprintable()
     if not known or not await node.ledger.query(

@@ -1,16 +1,20 @@
 """GET /models, /models/{id} and /models/{id}/health, for everybody: ids hold slashes, raw or as %2F."""
 
+from typing import Final
+
 from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from api.node import Node
 from api.shapes import model_body
 from shared.openai.resources import HealthBody, ListBody, ModelBody
 
-HEALTH_SUFFIX = "/health"
+HEALTH_SUFFIX: Final = "/health"
 
 
 @get("/models")
-async def get_models(node: Node) -> ListBody[ModelBody]:
+async def get_models(node: NamedDependency[Node]) -> ListBody[ModelBody]:
     """List all models."""
     data = [model_body(model) for model in await node.catalogue.all()]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
@@ -18,7 +22,7 @@ async def get_models(node: Node) -> ListBody[ModelBody]:
 
 
 @get("/models/{rest:path}")
-async def get_model(rest: str, node: Node) -> Response[ModelBody | HealthBody]:
+async def get_model(rest: FromPath[str], node: NamedDependency[Node]) -> Response[ModelBody | HealthBody]:
     """Return one model, or its health: a path parameter swallows the suffix, so it is split off here."""
     model_id = rest.removeprefix("/")
     if not model_id.endswith(HEALTH_SUFFIX):

@@ -1,10 +1,9 @@
 """GET /usage."""
 
-from typing import Any
+from litestar import get
+from litestar.di import NamedDependency
 
-from litestar import Request, get
-
-from api.dependencies import require_key
+from api.dependencies import KeyRequest, require_key
 from api.node import Node
 from api.shapes import list_body, page_of, usage_body
 from shared.database.api_keys import Principal
@@ -13,7 +12,9 @@ from shared.openai.resources import ListBody, UsageBody
 
 
 @get("/usage", guards=[require_key])
-async def get_usage(request: Request[Principal, Any, Any], node: Node, principal: Principal) -> ListBody[UsageBody]:
+async def get_usage(
+    request: KeyRequest, node: NamedDependency[Node], principal: NamedDependency[Principal]
+) -> ListBody[UsageBody]:
     """List what each request used and cost."""
     page = page_of(request)
     found = await node.ledger.query(
