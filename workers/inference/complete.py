@@ -26,7 +26,6 @@ from workers.inference import endings
 from workers.inference.models import LoadedModel
 from workers.inference.stops import TextStream
 
-UNANSWERED_MOST: Final = 256  # appends in flight per request before it waits for Redis
 LOOP_CHARACTERS_MOST: Final = 16_384  # longer prompts are tokenised in a thread
 
 logger = log.get_logger("complete")
@@ -99,7 +98,6 @@ class _Run:
         self._last_token_at = owner.clock.monotonic()
         self._announced = False  # prompt_tokens are on the first chunk of an attempt
         self._appended: asyncio.Future[AppendVerdict] | None = None
-        self._unanswered = 0
         self._stream: TextStream | None = None
         self._task: asyncio.Task[None] | None = None
         self._interrupted_by: str | None = None
@@ -198,22 +196,10 @@ class _Run:
             return True
         chunk = self._next_chunk(text, delta.token_ids)
         self._completion_tokens += len(delta.token_ids)
-        await self._check_appended()
+        if self._appended is not None and await self._appended not in endings.APPENDED:
+            raise FenceLost  # one append in flight: an engine faster than Redis gives larger deltas instead
         self._appended = self._owner.writer.append(self._fence, chunk)
-        self._unanswered += 1
         return False
-
-    async def _check_appended(self) -> None:
-        """Raise FenceLost once Redis refused an append; wait where too many are unanswered."""
-        appended = self._appended
-        if appended is None:
-            return
-        if self._unanswered >= UNANSWERED_MOST:
-            await appended
-        if appended.done():
-            self._unanswered = 0
-            if appended.result() not in endings.APPENDED:
-                raise FenceLost
 
     def _next_chunk(
         self,
