@@ -152,7 +152,7 @@ class SettlementQueue:
         try:
             if self._own_pending_first:
                 await self._read_streams(models, consumer, most=most, block_ms=None, after="0")
-                self._own_pending_first = False
+                self._own_pending_first = bool(self._held)
             now = time.monotonic()
             if not self._held and now >= self._take_over_at:
                 self._take_over_at = now + self._settings.settle_idle_ms / 3000
@@ -212,8 +212,9 @@ class SettlementQueue:
     async def _hold(self, model: str, consumer: str, entries: Sequence[Any], deliveries: dict[bytes, int]) -> None:
         deleted = []
         for entry_id, fields in entries:
-            if fields is None or b"f" not in fields:
-                deleted.append(entry_id)
+            if not fields or b"f" not in fields:  # trimmed or deleted behind the group's back
+                if entry_id is not None:
+                    deleted.append(entry_id)
                 continue
             self._held.append(
                 Record(model=model, entry_id=entry_id, payload=fields[b"f"], deliveries=deliveries.get(entry_id, 1))

@@ -147,12 +147,15 @@ async def test_enqueue_outlives_a_cut_connection(rig: Rig, redis: Redis) -> None
 
 
 async def test_enqueue_gives_up_in_time_where_redis_is_away() -> None:
-    settings = QueueSettings(enqueue_retry_seconds=0.2)
+    nowhere = StoreSettings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
     started = time.monotonic()
-    async with open_redis(StoreSettings(redis_url=f"redis://127.0.0.1:{free_port()}/0"), role="test") as nobody:
-        async with open_rig(nobody, settings) as rig:
-            with pytest.raises(DependencyUnavailable):
-                await rig.client.enqueue(a_job())
+
+    async with (
+        open_redis(nowhere, role="test") as redis,
+        open_rig(redis, QueueSettings(enqueue_retry_seconds=0.2)) as rig,
+    ):
+        with pytest.raises(DependencyUnavailable):
+            await rig.client.enqueue(a_job())
 
     assert time.monotonic() - started < 2
 

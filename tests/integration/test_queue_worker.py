@@ -308,22 +308,25 @@ async def test_the_worker_loads_its_scripts_again_where_redis_forgot_them(rig: R
 
 async def test_worker_and_client_outlive_a_killed_redis_and_lose_no_job(own_valkey: Valkey) -> None:
     runs = Runs(slots=64)
-    async with open_redis(StoreSettings(redis_url=own_valkey.url), role="test") as redis, open_rig(redis) as rig:
-        async with open_worker(redis, runs, settings=QueueSettings(reap_seconds=0.1)):
-            before = await rig.enqueue()
-            await until(lambda: runs.claims)
-            await _synced(redis)
-            os.kill(own_valkey.pid, signal.SIGKILL)
-            own_valkey.stop()
-            late = a_job()
-            enqueued = asyncio.create_task(rig.client.enqueue(late))
-            await asyncio.sleep(0)
-            own_valkey.start()
+    async with (
+        open_redis(StoreSettings(redis_url=own_valkey.url), role="test") as redis,
+        open_rig(redis) as rig,
+        open_worker(redis, runs, settings=QueueSettings(reap_seconds=0.1)),
+    ):
+        before = await rig.enqueue()
+        await until(lambda: runs.claims)
+        await _synced(redis)
+        os.kill(own_valkey.pid, signal.SIGKILL)
+        own_valkey.stop()
+        late = a_job()
+        enqueued = asyncio.create_task(rig.client.enqueue(late))
+        await asyncio.sleep(0)
+        own_valkey.start()
 
-            assert await enqueued in ("queued", "already")
-            await until(lambda: len(runs.claims) == 2)
-            assert runs.cancelled == []
-            assert await rig.finish(runs.claims[0]) == "finished"
+        assert await enqueued in ("queued", "already")
+        await until(lambda: len(runs.claims) == 2)
+        assert runs.cancelled == []
+        assert await rig.finish(runs.claims[0]) == "finished"
 
     assert runs.ids() == [before.request_id, late.request_id]
 
@@ -331,16 +334,19 @@ async def test_worker_and_client_outlive_a_killed_redis_and_lose_no_job(own_valk
 async def test_a_worker_cut_off_for_half_a_lease_stops_and_later_gives_back(own_valkey: Valkey) -> None:
     runs = Runs()
     settings = msgspec.structs.replace(BRISK, lease_seconds=1.0, reap_seconds=60.0)
-    async with open_redis(StoreSettings(redis_url=own_valkey.url), role="test") as redis, open_rig(redis) as rig:
-        async with open_worker(redis, runs, settings=settings):
-            job = await rig.enqueue()
-            await until(lambda: runs.claims)
-            os.kill(own_valkey.pid, signal.SIGSTOP)
-            try:
-                await until(lambda: runs.cancelled)
-            finally:
-                os.kill(own_valkey.pid, signal.SIGCONT)
-            await until(lambda: len(runs.claims) == 2)
+    async with (
+        open_redis(StoreSettings(redis_url=own_valkey.url), role="test") as redis,
+        open_rig(redis) as rig,
+        open_worker(redis, runs, settings=settings),
+    ):
+        job = await rig.enqueue()
+        await until(lambda: runs.claims)
+        os.kill(own_valkey.pid, signal.SIGSTOP)
+        try:
+            await until(lambda: runs.cancelled)
+        finally:
+            os.kill(own_valkey.pid, signal.SIGCONT)
+        await until(lambda: len(runs.claims) == 2)
 
     assert runs.cancelled[0] == (job.request_id, "fence_lost")
     assert (runs.claims[1].attempt, runs.claims[1].deaths) == (2, 0)
