@@ -64,7 +64,10 @@ class Admission:
         self._writing_turn = asyncio.Lock()
         self._reached = True  # whether the last batch found the database: if not, the next one does not wait for it
         self._reservations = Batcher(
-            self._reserve_batch, most=self._settings.reserve_most, on_orphan=self._release_orphan
+            self._reserve_batch,
+            most=self._settings.reserve_most,
+            gather_seconds=self._settings.reserve_gather_ms / 1000,
+            on_orphan=self._release_orphan,
         )
         self._releases: Outbox[Release] = self._outbox(self._send_releases, lambda older, _: older)
         self._witnesses: Outbox[Witness] = self._outbox(

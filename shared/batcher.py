@@ -1,8 +1,8 @@
 """Natural batching: gather what arrives while the previous batch is in flight, and send it as one.
 
-Used for reservations, witnesses, Redis writes and subscriptions. No timer: an idle batcher sends in the same turn of the
-event loop, a busy one in larger batches. The batcher owns an item from `submit` to its result: where the waiter has gone
-by then, `on_orphan` is told.
+Used for reservations, witnesses, Redis writes and subscriptions. An idle batcher sends in the same turn of the event
+loop, a busy one in larger batches. The batcher owns an item from `submit` to its result: where the waiter has gone by
+then, `on_orphan` is told.
 """
 
 import asyncio
@@ -19,8 +19,11 @@ ResultT = TypeVar("ResultT")
 class Batcher(Generic[ItemT, ResultT]):
     """Sends items in batches of at most `most`, one batch in flight, at most `waiting_most` waiting.
 
-    `send` answers one result per item, in order; what it raises reaches every waiter of the batch. Retries and the halving
-    of a failing batch belong to `send`, which knows the errors of its store.
+    Where a batch costs much more than an item, `gather_seconds` is the least time between two batches, unless
+    `gather_most` items wait.
+
+    `send` answers one result per item, in order; what it raises reaches every waiter of the batch. Retries and the
+    halving of a failing batch belong to `send`, which knows the errors of its store.
     """
 
     # Invariant: `_task` is alive while `_waiting` holds anything.
@@ -31,14 +34,20 @@ class Batcher(Generic[ItemT, ResultT]):
         *,
         most: int = 256,
         waiting_most: int = 20_000,
+        gather_seconds: float = 0.0,
+        gather_most: int = 16,
         on_orphan: Callable[[ItemT, ResultT], None] | None = None,
     ) -> None:
         self._send = send
         self._most = most
         self._waiting_most = waiting_most
+        self._gather_seconds = gather_seconds
+        self._gather_most = gather_most
         self._on_orphan = on_orphan
         self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._send_at = 0.0  # loop time before which the next batch gathers
+        self._gathered: asyncio.Future[None] | None = None
 
     def submit(self, item: ItemT) -> "asyncio.Future[ResultT]":
         """Take `item` and return the future of its result; DependencyUnavailable where too many wait already."""
@@ -48,6 +57,8 @@ class Batcher(Generic[ItemT, ResultT]):
         self._waiting.append((item, future))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain())
+        elif self._gathered is not None and len(self._waiting) >= self._gather_most:
+            _wake(self._gathered)
         return future
 
     @property
@@ -63,11 +74,26 @@ class Batcher(Generic[ItemT, ResultT]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                if self._gather_seconds:
+                    await self._gather()
                 size = min(self._most, len(self._waiting))
                 batch = [self._waiting.popleft() for _ in range(size)]
                 await self._send_batch(batch)
         finally:
             self._task = None
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now < self._send_at and len(self._waiting) < self._gather_most:
+            self._gathered = loop.create_future()
+            timer = loop.call_at(self._send_at, _wake, self._gathered)
+            try:
+                await self._gathered
+            finally:
+                timer.cancel()
+                self._gathered = None
+        self._send_at = loop.time() + self._gather_seconds
 
     async def _send_batch(self, batch: list[tuple[ItemT, "asyncio.Future[ResultT]"]]) -> None:
         try:
@@ -83,3 +109,8 @@ class Batcher(Generic[ItemT, ResultT]):
                 future.set_result(result)
             elif self._on_orphan is not None:
                 self._on_orphan(item, result)
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

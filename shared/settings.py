@@ -106,6 +106,7 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Reservations, releases and witnesses of one API node."""
 
     reserve_most: int = 256  # reservations in one transaction
+    reserve_gather_ms: int = 5  # between two transactions, unless many wait: a commit costs more than many rows
     reserve_retry_seconds: float = 2.0  # after that a client is told that the database is down
     outbox_most: int = 50_000  # releases, and witnesses, that wait for the database
     outbox_batch_most: int = 512
@@ -120,7 +121,7 @@ class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     settle_most: int = 512
     settle_block_ms: int = 500
     settle_idle_ms: int = 15_000  # an unacknowledged record is taken over after this
-    settle_gather_ms: int = 10  # between the starts of two transactions: an idle worker settles at once, a busy one many
+    settle_gather_ms: int = 20  # between the starts of two transactions: an idle worker settles at once, a busy one many
     settle_tries_most: int = 5  # deliveries of one record; then it is set aside
     settle_retry_seconds: float = 0.5  # while a store is down
     settle_drain_seconds: float = 10.0  # for the rest of the queue, at SIGTERM
