@@ -91,7 +91,7 @@ class Bench:
         sizes = self._sizes
         for model, in_flight, requests, tokens, most, pace in (
             (PACED, IN_FLIGHT, sizes.streams, rows.STREAM_TOKENS, 25.0, "20 ms steps"),
-            (FAST, IN_FLIGHT, sizes.streams, rows.STREAM_TOKENS, None, "no pause"),
+            (FAST, IN_FLIGHT, sizes.streams, rows.STREAM_TOKENS, 25.0, "no pause"),
             (PACED, 1, 1, sizes.tokens_alone, None, "20 ms steps"),
         ):
             paced = model == PACED and in_flight == IN_FLIGHT

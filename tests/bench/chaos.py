@@ -12,6 +12,8 @@ from tests.bench.rows import Side
 STREAMS: Final = 16
 TOKENS: Final = 150  # 3 s of its own
 WORKERS_SECONDS: Final = 20.0
+POLLED_SECONDS: Final = 1.0  # until the new worker waits for this model too
+BETWEEN_SECONDS: Final = 0.02  # arrivals, so that both workers get some
 BEFORE_KILL_SECONDS: Final = 0.5
 NOTICED_NS: Final = 1_000_000_000  # a shorter pause is not the killed worker's
 
@@ -23,8 +25,12 @@ async def kill_worker(product: Product, side: Side) -> tuple[float, str]:
         while product.workers_of(PACED) < 2:
             assert time.monotonic() < give_up, "the second worker did not come"
             await asyncio.sleep(0.05)
+        await asyncio.sleep(POLLED_SECONDS)
         body = side.body(PACED, TOKENS, True)
-        exchanges = [await side.client.send(body, detailed=True) for _ in range(STREAMS)]
+        exchanges = []
+        for _ in range(STREAMS):
+            exchanges.append(await side.client.send(body, detailed=True))
+            await asyncio.sleep(BETWEEN_SECONDS)
         await asyncio.gather(*(exchange.started for exchange in exchanges))
         await asyncio.sleep(BEFORE_KILL_SECONDS)
         worker.kill()

@@ -26,10 +26,10 @@ def cpu_between(before: Mapping[str, float], after: Mapping[str, float]) -> dict
     return {role: after[role] - before[role] for role in after if role in before}
 
 
-def pss_kib(pids: Sequence[int]) -> int:
-    """Return the proportional set size of the processes, their shared pages divided among those that map them."""
-    children = _children()
-    return sum(_pss(member) for pid in pids for member in _tree(pid, children))
+def pss_kib(roles: Roles) -> dict[str, int]:
+    """Return the proportional set size of each role, shared pages divided among the processes that map them."""
+    children = _children(without={pid for pids in roles.values() for pid in pids})
+    return {role: sum(_pss(member) for pid in pids for member in _tree(pid, children)) for role, pids in roles.items()}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -171,10 +171,10 @@ async def idle_memory(side: Side, sizes: Sizes) -> float:
     body = side.body(IDLE, IDLE_TOKENS, True)
     first = await load.start_streams(side.client, body, sizes.idle_streams)
     await asyncio.sleep(AFTER_FIRST_SECONDS)
-    before = measure.pss_kib(side.roles["api"])
+    before = measure.pss_kib(side.roles)["api"]
     second = await load.start_streams(side.client, body, sizes.idle_streams)
     await asyncio.sleep(AFTER_FIRST_SECONDS)
-    after = measure.pss_kib(side.roles["api"])
+    after = measure.pss_kib(side.roles)["api"]
     running = [exchange for exchange in (*first, *second) if not exchange.ended.done()]
     await load.wait_ended([*first, *second])
     return (after - before) / sizes.idle_streams if len(running) == 2 * sizes.idle_streams else float("nan")
@@ -188,7 +188,7 @@ async def growth(side: Side, sizes: Sizes) -> dict[str, float]:
     for _ in range(2):
         done = await load.closed_loop(side.client, body, in_flight=64, requests=half, seconds=PHASE_SECONDS)
         await asyncio.sleep(SETTLE_SECONDS)
-        readings.append({role: measure.pss_kib(pids) for role, pids in side.roles.items()})
+        readings.append(measure.pss_kib(side.roles))
     return {role: (readings[1][role] - readings[0][role]) * 1024 / max(1, len(done)) for role in readings[1]}
 
 
