@@ -97,7 +97,7 @@ async def test_c07_an_api_node_killed_between_reserve_and_enqueue_holds_nothing_
 
     broken = await asyncio.gather(stream(product.base_url("api1"), key), return_exceptions=True)
     assert isinstance(broken[0], Exception)
-    assert not product.processes["api1"].alive()
+    assert product.processes["api1"].wait(5) == -signal.SIGKILL
     killed_at = time.monotonic()
     await quiesced(product.database, seconds=45)
 
