@@ -4,17 +4,18 @@ The engine serves HTTP on a Unix socket in a folder that only we can enter, behi
 and no thread of ours per request. Requests beyond the slots wait in our own line.
 
 What it does to its host: loading holds the GIL, so the event loop stands still meanwhile; it takes SIGINT and SIGTERM,
-which are taken back at once; it waits for its open streams when it closes, so those are broken off first.
+which are taken back at once; freeing it waits for its open streams, and without end right after loading: see `close`.
 """
 
 import asyncio
+import ctypes
 import os
 import secrets
 import signal
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -127,8 +128,9 @@ class LlamaCpp:
         """Make one real token. EngineFailed where the engine cannot."""
         sampling = EngineSampling(max_tokens=1, temperature=0.0, top_p=1.0, seed=None)
         prompt = self.prompt_prefix_ids or (0,)
-        async for _ in self.generate(f"warm-up {secrets.token_hex(8)}", prompt, sampling):
-            pass
+        async with aclosing(self.generate(f"warm-up {secrets.token_hex(8)}", prompt, sampling)) as deltas:
+            async for _ in deltas:
+                pass
 
     def steps(self) -> int:
         """How many tokens and pieces of prompts were told of so far."""
@@ -136,24 +138,31 @@ class LlamaCpp:
 
     async def close(self) -> None:
         """Fail every request and free the model; nothing the second time."""
-        ran = bool(self._queues)
+        server, self._server = self._server, None
+        if server is None:
+            return
         for queue in list(self._queues.values()):
             queue.close(EngineFailed("The engine was closed."))
         if self._tasks:
             await asyncio.wait(self._tasks)
-        server, self._server = self._server, None
-        if server is not None and ran:
-            await self._settle()
+        if not await self._settle():
+            logger.error("engine_does_not_close", model=self.model)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))  # freeing it would wait for ever
         self.tokenizer.close()
         del server  # the last reference: joins the engine's threads
 
-    async def _settle(self) -> None:
-        """Let the engine notice that its streams were broken off, so that it need not wait for them."""
+    async def _settle(self) -> bool:
+        """Let the engine make a token before it is freed; False where it does not.
+
+        It has then noticed that its streams were broken off, and its loop has surely begun: freed between loading and
+        its loop's begin, it would miss the order to stop and be waited for without end.
+        """
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MOST):
                 await self.warm_up()
         except (TimeoutError, EngineFailed):
-            logger.warning("engine_does_not_settle", model=self.model)
+            return False
+        return True
 
     def _leave(self, request_id: str, task: "asyncio.Task[None]") -> None:
         del self._queues[request_id]
