@@ -31,7 +31,10 @@ class Child:
         environment: Mapping[str, str],
         orphan_signal: str = "KILL",
         prefix: Sequence[str] = (),
+        folder: Path | None = None,
+        standard_input: Path = Path(os.devnull),
     ) -> None:
+        """`folder`: where it works, if not where we do. `prefix`: what runs the command as somebody else."""
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise StartFailed("setpriv is missing: install it with `apt install util-linux`")
@@ -39,6 +42,8 @@ class Child:
         self.log: Final = log
         self._command = [*prefix, setpriv, f"--pdeathsig={orphan_signal}", *command]
         self._environment = dict(environment)
+        self._folder = folder
+        self._standard_input = standard_input
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,13 +65,14 @@ class Child:
         assert not self.running
         assert threading.current_thread() is threading.main_thread(), "the parent-death signal follows the thread"
         try:
-            with self.log.open("ab") as output:
+            with self.log.open("ab") as output, self._standard_input.open("rb") as standard_input:
                 self._process = subprocess.Popen(
                     self._command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=standard_input,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
+                    cwd=self._folder,
                     start_new_session=True,
                 )
         except OSError as error:

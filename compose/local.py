@@ -7,6 +7,7 @@ their streams, workers theirs, settlement empties its queue, then janitor, Valke
 
 import asyncio
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -239,5 +240,5 @@ def _curl(base_url: str, credentials: Credentials, model: str) -> str:
         f"curl -N {base_url}/chat/completions \\\n"
         f'  -H "Authorization: Bearer {credentials.api_key}" \\\n'
         f'  -H "Content-Type: application/json" \\\n'
-        f"  -d '{body}'"
+        f"  -d {shlex.quote(body)}"
     )

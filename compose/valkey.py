@@ -24,8 +24,10 @@ from compose.ports import LOOPBACK
 START_SECONDS: Final = 60.0  # reading a long append-only file included
 STOP_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.02
+CONFIGURATION: Final = "valkey.conf"
 
 _SETTINGS: Final = {
+    "dir": ".",
     "bind": LOOPBACK,
     "appendonly": "yes",
     "appendfsync": "everysec",
@@ -79,14 +81,17 @@ class Valkey:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._password is None:
             self._password = _kept_password(self._folder / "password")
-        configuration = self._folder / "valkey.conf"
+        # Read from standard input: Valkey would expand a path that holds brackets, and start without it.
+        configuration = self._folder / CONFIGURATION
         _write_private(configuration, self._configuration())
         self._child = Child(
             "valkey",
-            [str(_binary()), str(configuration)],
+            [str(_binary()), "-"],
             log=self._log,
             environment={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             orphan_signal="TERM",
+            folder=self._folder,
+            standard_input=configuration,
         )
         self._child.start()
         self._wait_until_ready()
@@ -96,7 +101,7 @@ class Valkey:
         return self._child is None or self._child.stop(signal.SIGTERM, seconds=STOP_SECONDS)
 
     def _configuration(self) -> str:
-        settings = _SETTINGS | {"port": str(self.port), "dir": f'"{self._folder}"'}
+        settings = _SETTINGS | {"port": str(self.port)}
         if self._password:
             settings["requirepass"] = self._password
         return "".join(f"{name} {value}\n" for name, value in settings.items())

@@ -1,6 +1,7 @@
 """The embedded servers: real, private, durable, and never left behind."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from compose.stores import Postgres, Valkey, free_port, open_postgres, open_valk
 
 ORPHAN_SECONDS = 10.0
 
+_numbers = itertools.count()
+
 OPENER = """
 import sys, time
 from pathlib import Path
@@ -32,8 +35,8 @@ with open_postgres(folder / "postgres", free_port(), durable=False) as postgres,
 
 
 @pytest.fixture
-def folder(store_folder: Path, request: pytest.FixtureRequest) -> Path:
-    path = store_folder / request.node.name
+def folder(store_folder: Path) -> Path:
+    path = store_folder / f"stores-{next(_numbers)}"
     path.mkdir(mode=0o711)
     return path
 
@@ -90,6 +93,17 @@ def test_data_lasts_from_one_start_to_the_next(folder: Path) -> None:
         assert asyncio.run(run(postgres.url, "SELECT seven FROM kept")) == 7
         with redis_client.Redis.from_url(valkey.url) as client:
             assert client.get("kept") == b"yes"
+
+
+@pytest.mark.parametrize("name", ["[1]", "with space", 'quote"d', "Ünï"])
+def test_the_name_of_the_folder_does_not_matter(folder: Path, name: str) -> None:
+    with (
+        open_postgres(folder / name / "postgres", free_port(), durable=False),
+        open_valkey(folder / name / "valkey", free_port()) as valkey,
+        redis_client.Redis.from_url(valkey.url) as client,
+    ):
+        assert client.set("kept", "yes")
+        assert (folder / name / "valkey" / "appendonlydir").is_dir()
 
 
 def test_data_folders_are_closed_to_others(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,8 +23,8 @@ GONE_SECONDS = 15.0
 def start(store_folder: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
     started: list[LocalProduct] = []
 
-    def begin(*arguments: str, name: str = "", environment: dict[str, str] | None = None) -> LocalProduct:
-        folder = store_folder / (name or request.node.name)
+    def begin(*arguments: str, environment: dict[str, str] | None = None) -> LocalProduct:
+        folder = store_folder / request.node.name
         folder.mkdir(mode=0o711, exist_ok=True)
         started.append(LocalProduct(folder, "--engine", "simulator", *arguments, environment=environment))
         return started[-1]
@@ -32,9 +34,19 @@ def start(store_folder: Path, request: pytest.FixtureRequest) -> Iterator[Start]
         product.stop(signal.SIGTERM)
 
 
-def test_up_shows_a_completion_with_its_cost_and_how_to_send_the_next(start: Start) -> None:
-    product = start().wait()
+@pytest.fixture(scope="module")
+def product(store_folder: Path) -> Iterator[LocalProduct]:
+    """One `up` with two nodes and two workers, for all tests that only use it."""
+    folder = store_folder / "up"
+    folder.mkdir(mode=0o711)
+    product = LocalProduct(folder, "--engine", "simulator", "--api-nodes", "2", "--workers", "2")
+    try:
+        yield product.wait()
+    finally:
+        product.stop()
 
+
+def test_up_shows_a_completion_with_its_cost_and_how_to_send_the_next(product: LocalProduct) -> None:
     said = product.said()
     assert "Hello. Every token of this line came through the queue." in said
     for word in ("Usage", "Charge", "Balance", product.ready["base_url"], product.ready["api_key"], "curl -N"):
@@ -42,20 +54,20 @@ def test_up_shows_a_completion_with_its_cost_and_how_to_send_the_next(start: Sta
     assert product.errors.read_text() == ""
 
 
-def test_the_printed_charge_is_the_one_in_the_books(start: Start) -> None:
-    product = start().wait()
-    account = product.cli("account", "list")["data"][0]["id"]
+def test_the_printed_charge_is_the_one_in_the_books(product: LocalProduct) -> None:
+    charge, request_id = re.findall(r"Charge +(\S+) credits for (\S+)", product.said())[0]
+    usage = re.findall(r"Usage +(\d+) prompt \+ (\d+) completion", product.said())[0]
 
-    shown = product.cli("credits", "show", account)
+    transactions = _get(product, "/credits/transactions?limit=100")["data"]
+    used = next(row for row in _get(product, "/usage?limit=100")["data"] if row["request_id"] == request_id)
 
-    assert f"{shown['lifetime']['charged']} credits for chatcmpl-" in product.said()
-    assert f"Balance   {shown['balance']} credits" in product.said()
+    assert [row["amount"] for row in transactions if row["request_id"] == request_id] == [f"-{charge}"]
+    assert (used["cost"], used["status"], used["finish_reason"]) == (charge, "completed", "stop")
+    assert (str(used["prompt_tokens"]), str(used["completion_tokens"])) == usage
     assert product.cli("audit") == {"clean": True, "violations": []}
 
 
-def test_the_ready_file_names_every_process(start: Start) -> None:
-    product = start("--api-nodes", "2", "--workers", "2", "--no-self-check").wait(self_check=False)
-
+def test_the_ready_file_names_every_process(product: LocalProduct) -> None:
     ready = product.ready
     roles = [(process["role"], process["index"], process["port"]) for process in ready["processes"]]
     ours = [one for one in roles if one[0] not in ("postgres", "valkey")]
@@ -75,12 +87,11 @@ def test_the_ready_file_names_every_process(start: Start) -> None:
     assert all(alive(pid) for pid in product.pids())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_is_clean_and_leaves_nothing_behind(start: Start, number: signal.Signals) -> None:
+def test_a_stop_is_clean_and_leaves_nothing_behind(start: Start) -> None:
     product = start("--no-self-check").wait(self_check=False)
     pids = product.pids()
 
-    status = product.stop(number)
+    status = product.stop(signal.SIGINT)
 
     assert status == 0
     assert product.errors.read_text() == ""
@@ -103,10 +114,10 @@ def test_killing_up_itself_leaves_no_orphan(start: Start) -> None:
 
 
 def test_a_second_run_finds_its_key_and_its_books(start: Start) -> None:
-    first = start(name="twice").wait()
+    first = start().wait()
     first.stop()
 
-    second = start(name="twice").wait()
+    second = start().wait()
 
     assert second.ready["api_key"] == first.ready["api_key"]
     account = second.cli("account", "list")["data"][0]["id"]
@@ -115,8 +126,7 @@ def test_a_second_run_finds_its_key_and_its_books(start: Start) -> None:
     assert float(charged) == pytest.approx(2 * float(once))
 
 
-def test_a_dead_process_is_replaced_and_the_ready_file_follows(start: Start) -> None:
-    product = start("--no-self-check").wait(self_check=False)
+def test_a_dead_process_is_replaced_and_the_ready_file_follows(product: LocalProduct) -> None:
     before = {process["role"]: process["pid"] for process in product.ready["processes"]}
 
     os.kill(before["settlement"], signal.SIGKILL)
@@ -175,8 +185,7 @@ def test_given_stores_are_used_instead_of_embedded_ones(start: Start, database_u
     assert not {"postgres", "valkey"} & {process["role"] for process in product.ready["processes"]}
 
 
-def test_accounts_keys_and_models_made_by_commands_work_at_once(start: Start) -> None:
-    product = start("--no-self-check").wait(self_check=False)
+def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalProduct) -> None:
     account = product.cli("account", "create", "--email", "ada@example.com")["id"]
     product.cli("credits", "grant", account, "1.5")
     key = product.cli("key", "create", account, "--name", "laptop")
@@ -189,8 +198,7 @@ def test_accounts_keys_and_models_made_by_commands_work_at_once(start: Start) ->
     assert product.cli("key", "list", account)["data"][0]["id"] == key["id"]
 
 
-def test_a_key_revoked_by_command_is_refused_within_five_seconds(start: Start) -> None:
-    product = start("--no-self-check").wait(self_check=False)
+def test_a_key_revoked_by_command_is_refused_within_five_seconds(product: LocalProduct) -> None:
     account = product.cli("account", "list")["data"][0]["id"]
     key = product.cli("key", "create", account)
     assert _complete(product, key["key"], product.ready["model"]).status_code == 200
@@ -205,7 +213,7 @@ def test_a_key_revoked_by_command_is_refused_within_five_seconds(start: Start) -
 
 def test_commands_find_the_books_of_a_stopped_product(start: Start) -> None:
     product = start("--no-self-check").wait(self_check=False)
-    product.stop()
+    assert product.stop(signal.SIGTERM) == 0
 
     account = product.cli("account", "list")["data"][0]
 
@@ -225,6 +233,11 @@ def test_commands_without_any_product_say_what_to_do(store_folder: Path) -> None
 
 def _pids_by_role(product: LocalProduct) -> dict[str, int]:
     return {process["role"]: process["pid"] for process in json.loads(product.ready_file.read_bytes())["processes"]}
+
+
+def _get(product: LocalProduct, path: str) -> Any:
+    headers = {"Authorization": f"Bearer {product.ready['api_key']}"}
+    return httpx.get(product.ready["base_url"] + path, headers=headers, timeout=10).raise_for_status().json()
 
 
 def _complete(product: LocalProduct, key: str, model: str) -> httpx.Response:
