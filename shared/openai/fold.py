@@ -28,5 +28,6 @@ class Fold:
         for index, (texts, reason) in enumerate(zip(self._texts, self._reasons, strict=True)):
             if reason is None:
                 raise BackendFailed("The answer ended without a finish reason.")
-            choices.append(Choice(index, AssistantMessage("".join(texts)), reason))
+            message = AssistantMessage(content="".join(texts))
+            choices.append(Choice(index=index, message=message, finish_reason=reason))
         return ChatCompletion(request_id, "chat.completion", created, model, choices, public_usage(usage))

@@ -22,21 +22,21 @@ class PublicUsage(msgspec.Struct, frozen=True):
     prompt_tokens_details: PromptDetails
 
 
-class AssistantMessage(msgspec.Struct, frozen=True):
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     """The whole text of one choice."""
 
-    content: str
     role: Literal["assistant"] = "assistant"
+    content: str
     refusal: None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One choice of an answer."""
 
     index: int
     message: AssistantMessage
-    finish_reason: FinishReason
     logprobs: None = None
+    finish_reason: FinishReason
 
 
 class ChatCompletion(msgspec.Struct, frozen=True):
