@@ -39,6 +39,7 @@ _ENDINGS: Final[dict[str, tuple[Status, str]]] = {
     "no_reader": ("cancelled", "The request was cancelled: nobody was reading its answer."),
     "key_revoked": ("failed", "The API key of this request was revoked."),
 }
+_UNAVAILABLE: Final = "The queue is unavailable: retry shortly."
 _OTHER_ENDING: Final[tuple[Status, str]] = ("failed", "The request could not be run. You were not charged.")
 
 logger = log.get_logger("queue")
@@ -116,7 +117,7 @@ class QueueClient:
         )
         verdict = await self._batcher.submit(_Waiting(job.model, arguments, give_up_at))
         if verdict is None:
-            raise DependencyUnavailable("The queue is unavailable: retry shortly.", retry_after_seconds=2)
+            raise DependencyUnavailable(_UNAVAILABLE, retry_after_seconds=2)
         return verdict
 
     async def cancel(self, target: CancelTarget, *, code: str, reader: str | None) -> CancelVerdict:
@@ -178,9 +179,17 @@ class QueueClient:
         await self._line.close()
 
     async def _run(self, script: Script, names: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        with redis_errors():
-            async with asyncio.timeout(self._settings.enqueue_retry_seconds):
-                return await script.run(self._redis, names, arguments)
+        """Run an idempotent script, again while Redis is away for a moment."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._settings.enqueue_retry_seconds
+        while True:
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    return await script.run(self._redis, names, arguments)
+            except REDIS_FAILED as error:
+                if loop.time() + RETRY_SECONDS >= give_up_at:
+                    raise DependencyUnavailable(_UNAVAILABLE, retry_after_seconds=2) from error
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _send(self, batch: Sequence[_Waiting]) -> list[EnqueueVerdict | None]:
         """Enqueue a batch, again and again until its last job gives up; None for what Redis did not take."""

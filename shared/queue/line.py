@@ -5,7 +5,7 @@ connection from its pool costs a read of the socket. It connects at its first us
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis import exceptions as redis_exceptions
@@ -28,7 +28,8 @@ class Line:
 
         Where it is cut (timeout, cancel) the connection is dropped: no later caller can read an answer of ours.
         """
-        packed = b"".join(hiredis.pack_command(command) for command in commands)
+        # The stub of hiredis asks for tuples of one element; it packs any.
+        packed = b"".join(hiredis.pack_command(cast(Any, command)) for command in commands)
         async with self._busy:
             if self._connection is None:
                 self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]

@@ -241,5 +241,15 @@ async def open_worker(
         yield worker
     finally:
         if not main.done():
-            await worker.drain(0)
+            await _drain_at_once(redis, worker)
         await main
+
+
+async def _drain_at_once(redis: Redis, worker: LeasedWorker) -> None:
+    """Drain without waiting for the poll: wake tokens until the claim loop has seen one."""
+    draining = asyncio.create_task(worker.drain(0))
+    while not draining.done():
+        await redis.lpush(keys.wake(MODEL), "1")
+        await asyncio.wait({draining}, timeout=0.02)
+    await redis.delete(keys.wake(MODEL))
+    await draining

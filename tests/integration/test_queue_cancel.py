@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from compose.stores import free_port
 from shared import keys
-from shared.connections import Redis
+from shared.connections import Redis, open_redis
+from shared.errors import DependencyUnavailable
+from shared.settings import QueueSettings, StoreSettings
 from shared.wire import Finish, decode_chunk, decode_finish
 from tests.integration.queue_rig import MODEL, SEAL, Rig, a_job, fence_of, open_rig, target_of
 
@@ -108,6 +111,27 @@ async def test_only_the_current_reader_may_cancel(rig: Rig) -> None:
     await rig.set_state(job, reader="node_b")
     assert await rig.client.cancel(target_of(job), code="request_cancelled", reader="node_a") == "not_reader"
     assert (await rig.client.depth(MODEL)).interactive == 1
+
+
+async def test_a_cancel_outlives_cut_connections(rig: Rig, redis: Redis) -> None:
+    job = await rig.enqueue()
+    await rig.client.depth(MODEL)
+    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    assert await rig.client.cancel(target_of(job), code="request_cancelled", reader=None) == "dequeued"
+
+
+async def test_a_cancel_gives_up_in_time_where_redis_is_away() -> None:
+    nowhere = StoreSettings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+
+    async with (
+        open_redis(nowhere, role="test") as nobody,
+        open_rig(nobody, QueueSettings(enqueue_retry_seconds=0.2)) as rig,
+    ):
+        with pytest.raises(DependencyUnavailable):
+            await rig.client.cancel(target_of(a_job()), code="request_cancelled", reader=None)
+        with pytest.raises(DependencyUnavailable):
+            await rig.client.fence(MODEL, "chatcmpl-x")
 
 
 async def test_an_ended_request_is_left_as_it_is(rig: Rig, redis: Redis) -> None:

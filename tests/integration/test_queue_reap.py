@@ -82,6 +82,40 @@ async def test_a_zombie_cannot_release_what_its_successor_runs(rig: Rig) -> None
     assert (await rig.state(job))["owner"] == "own_b"
 
 
+async def test_an_owner_alone_is_no_fence_for_a_release(rig: Rig) -> None:
+    job = await rig.enqueue()
+    await rig.claim_one("own_a")
+
+    assert await rig.keeper("own_a").release(MODEL, [(job.request_id, 2)]) == ["fenced"]
+
+
+async def test_an_attempt_alone_is_no_fence_for_a_release(rig: Rig) -> None:
+    job = await rig.enqueue()
+    await rig.claim_one("own_a")
+
+    assert await rig.keeper("own_b").release(MODEL, [(job.request_id, 1)]) == ["fenced"]
+
+
+async def test_what_was_finished_cannot_be_released(rig: Rig) -> None:
+    job = await rig.enqueue()
+    await rig.finish(await rig.claim_one())
+
+    assert await rig.keeper().release(MODEL, [(job.request_id, 1)]) == ["fenced"]
+    assert (await rig.client.depth(MODEL)).interactive == 0
+
+
+async def test_an_attempt_alone_is_no_fence_for_a_beat(rig: Rig) -> None:
+    job = await rig.enqueue()
+    claim = await rig.claim_one("own_a")
+    await rig.die(job)
+
+    (beat,) = await rig.keeper("own_b").beat([claim])
+
+    assert not beat.holds
+    await rig.reap()
+    assert (await rig.state(job))["deaths"] == "1"
+
+
 async def test_a_beat_of_the_same_owner_with_an_old_attempt_is_refused(rig: Rig) -> None:
     job = await rig.enqueue()
     old = await rig.claim_one("own_a")
@@ -268,6 +302,19 @@ async def test_a_reaper_that_dies_before_it_closed_is_reaped_itself(rig: Rig) ->
     (closing,) = await rig.reap("own_y")
 
     assert (closing.close, closing.owner) == ("request_quarantined", "own_y")
+
+
+async def test_a_death_while_closing_is_no_second_death_as_suspect(rig: Rig) -> None:
+    job = await rig.enqueue()
+    await rig.claim_one("own_a")
+    await rig.die(job)
+    await rig.reap()
+    await rig.outlast_patience(job)
+    (closing,) = await rig.reap("own_x")
+    await rig.die(job)
+
+    assert closing.close == "model_unavailable"
+    assert await rig.reap("own_y") == []
 
 
 async def test_a_dead_workers_cancelled_job_is_closed_instead_of_rerun(rig: Rig) -> None:
