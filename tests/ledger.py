@@ -29,7 +29,7 @@ async def quiesced(database: Database, *, seconds: float = 60.0) -> None:
     """Return once no request is open any more."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if await database.fetchval("SELECT count(*) FROM requests WHERE state = 'open'") == 0:
+        if await database.fetchval("SELECT count(*) FROM open_requests") == 0:
             return
         await asyncio.sleep(POLL_SECONDS)
     raise TimeoutError(f"requests are still open after {seconds} s")

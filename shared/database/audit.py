@@ -32,8 +32,8 @@ RULES: Final[dict[str, str]] = {
     "held_is_sum_of_open_holds": """
         SELECT a.id, format('held %s, open holds sum to %s', a.held, coalesce(r.total, 0)) AS detail
           FROM accounts a
-          LEFT JOIN (SELECT account_id, sum(hold) AS total FROM requests WHERE state = 'open' GROUP BY account_id) r
-            ON r.account_id = a.id
+          LEFT JOIN (SELECT account_id, sum(hold) AS total FROM open_requests JOIN requests USING (request_id)
+                      GROUP BY account_id) r ON r.account_id = a.id
          WHERE a.held <> coalesce(r.total, 0)
     """,
     "never_overspent": """
@@ -43,12 +43,18 @@ RULES: Final[dict[str, str]] = {
     "closed_has_one_usage_row": """
         SELECT r.request_id AS id, format('%s usage rows', count(u.request_id)) AS detail
           FROM requests r LEFT JOIN usage u ON u.request_id = r.request_id
-         WHERE r.state = 'closed' GROUP BY r.request_id HAVING count(u.request_id) <> 1
+         WHERE NOT EXISTS (SELECT FROM open_requests o WHERE o.request_id = r.request_id) GROUP BY r.request_id HAVING count(u.request_id) <> 1
     """,
     "usage_has_closed_request": """
         SELECT u.request_id AS id, CASE WHEN r.request_id IS NULL THEN 'no request' ELSE 'request is open' END AS detail
-          FROM usage u LEFT JOIN requests r ON r.request_id = u.request_id
-         WHERE r.request_id IS NULL OR r.state = 'open'
+          FROM usage u
+          LEFT JOIN requests r ON r.request_id = u.request_id
+          LEFT JOIN open_requests o ON o.request_id = u.request_id
+         WHERE r.request_id IS NULL OR o.request_id IS NOT NULL
+    """,
+    "open_has_request": """
+        SELECT request_id AS id, 'no request' AS detail
+          FROM open_requests o WHERE NOT EXISTS (SELECT FROM requests r WHERE r.request_id = o.request_id)
     """,
     "cost_has_one_transfer": """
         SELECT u.request_id AS id,
@@ -128,7 +134,8 @@ async def find_overdue(connection: Connection) -> list[Violation]:
     rows = await connection.fetch(
         """
         SELECT request_id AS id, format('deadline was %s', to_timestamp(deadline_ms / 1000.0)) AS detail
-          FROM requests WHERE state = 'open' AND deadline_ms < (extract(epoch FROM now()) - $1) * 1000
+          FROM open_requests JOIN requests USING (request_id)
+         WHERE deadline_ms < (extract(epoch FROM now()) - $1) * 1000
         """,
         OVERDUE_SECONDS,
     )

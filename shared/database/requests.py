@@ -115,10 +115,11 @@ async def list_open(
     """Return open requests reserved before `before_ms`, oldest first, behind (reserved_ms, request id) `after`."""
     rows = await connection.fetch(
         """
-        SELECT request_id, account_id, key_id, model, reserved_ms, deadline_ms, delivered_tokens, prompt_tokens, ended
-          FROM requests
-         WHERE state = 'open' AND reserved_ms < $1 AND (reserved_ms, request_id) > ($2, $3)
-         ORDER BY reserved_ms, request_id LIMIT $4
+        SELECT r.request_id, r.account_id, r.key_id, r.model, r.reserved_ms, r.deadline_ms, r.delivered_tokens,
+               r.prompt_tokens, r.ended
+          FROM open_requests o JOIN requests r ON r.request_id = o.request_id
+         WHERE o.reserved_ms < $1 AND (o.reserved_ms, o.request_id) > ($2, $3)
+         ORDER BY o.reserved_ms, o.request_id LIMIT $4
         """,
         before_ms,
         *after,

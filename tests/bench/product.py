@@ -165,7 +165,7 @@ _CHARGED: Final = """
     SELECT count(*) FILTER (WHERE cost > 0),
            coalesce(sum(completion_tokens) FILTER (WHERE cost > 0), 0)::BIGINT,
            count(*) FILTER (WHERE cost = 0),
-           (SELECT count(*) FROM requests WHERE state = 'open' AND model LIKE 'bench/%')
+           (SELECT count(*) FROM open_requests)
     FROM usage
     WHERE model LIKE 'bench/%'
 """

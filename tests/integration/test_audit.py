@@ -16,7 +16,8 @@ PLANTED = {
     "held_is_sum_of_open_holds": "UPDATE accounts SET held = held - 1 WHERE id = '$A'",
     "never_overspent": "UPDATE accounts SET held = balance + 1 WHERE id = '$A'",
     "closed_has_one_usage_row": "DELETE FROM usage WHERE request_id = '$R'",
-    "usage_has_closed_request": "UPDATE requests SET state = 'open' WHERE request_id = '$R'",
+    "usage_has_closed_request": "INSERT INTO open_requests VALUES (0, '$R')",
+    "open_has_request": "INSERT INTO open_requests VALUES (0, 'chatcmpl-other')",
     "cost_has_one_transfer": "UPDATE transfers SET amount = amount - 1 WHERE request_id = '$R'",
     "deduction_has_usage": "UPDATE transfers SET request_id = 'chatcmpl-other' WHERE request_id = '$R'",
     "cost_within_hold": "UPDATE requests SET hold = 39 WHERE request_id = '$R'",
@@ -34,7 +35,7 @@ MORE = {
         "request_id, '' FROM transfers WHERE request_id = '$R'",
         "UPDATE usage SET cost = 0 WHERE request_id = '$R'",
     ],
-    "closed_has_one_usage_row": ["UPDATE requests SET state = 'closed' WHERE request_id = '$O'"],
+    "closed_has_one_usage_row": ["DELETE FROM open_requests WHERE request_id = '$O'"],
     "usage_has_closed_request": ["UPDATE usage SET request_id = 'chatcmpl-other' WHERE request_id = '$R'"],
     "cost_is_tokens_times_price": [
         "UPDATE usage SET status = 'failed' WHERE request_id = '$R'",

@@ -185,7 +185,7 @@ async def test_a_witness_only_grows_and_keeps_a_seen_end(database: Database) -> 
         await witness_many(database, [seen])
 
     found = await database.fetchrow(
-        "SELECT delivered_tokens, delivered_seq, prompt_tokens, ended, state FROM requests WHERE request_id = $1",
+        "SELECT delivered_tokens, delivered_seq, witnessed_prompt_tokens, ended, state FROM v_request WHERE id = $1",
         row.request_id,
     )
     assert tuple(found or ()) == (5, 5, 7, "finished", "open")

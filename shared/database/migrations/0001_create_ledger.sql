@@ -2,7 +2,7 @@
 -- what was used (usage) and every movement of credits (transfers).
 -- Money is BIGINT nanocredits. Moments that cross processes are Unix milliseconds, as in Redis and on the wire; moments
 -- that only the database knows are timestamptz.
--- requests, usage and transfers carry no foreign keys: their rows are written only by the functions of the next
+-- requests, open_requests, usage and transfers carry no foreign keys: their rows are written only by the functions of the next
 -- migrations, which join the parent row under its lock; a foreign key would look each parent up a second time
 -- for every row. Parents cannot be deleted, and `inferbase audit` checks every reference.
 
@@ -52,7 +52,7 @@ CREATE TABLE models (
     created_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- One row per reservation: price snapshot, hold, deadlines, and what the API node witnessed.
+-- One row per reservation, kept for good: price snapshot, hold, deadlines, and what the API node witnessed.
 CREATE TABLE requests (
     hold BIGINT NOT NULL CHECK (hold >= 0),
     prompt_price BIGINT NOT NULL CHECK (prompt_price >= 0),
@@ -68,7 +68,6 @@ CREATE TABLE requests (
     prompt_tokens INTEGER,
     stream BOOLEAN NOT NULL,
     resumable BOOLEAN NOT NULL,
-    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closed')),
     lane TEXT NOT NULL CHECK (lane IN ('interactive', 'batch')),
     request_id TEXT COLLATE "C" PRIMARY KEY CHECK (request_id <> ''),
     account_id TEXT COLLATE "C" NOT NULL,
@@ -77,11 +76,17 @@ CREATE TABLE requests (
     ended TEXT CHECK (ended IN ('finished', 'client_left', 'failed', 'lost')),
     idempotency_key TEXT COLLATE "C",
     body_hash BYTEA
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 85);
 
 CREATE UNIQUE INDEX requests_idempotent ON requests (account_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
-CREATE INDEX requests_open ON requests (reserved_ms) WHERE state = 'open';
+-- Which requests are open: a row comes with the reservation and is deleted by whoever closes the request, the first one
+-- winning. A state column in requests with an index on the open ones would make each closing write the wide row again,
+-- and all its index entries (measured at 64 rows each: 41 us for settling a row instead of 24).
+CREATE TABLE open_requests (
+    reserved_ms BIGINT NOT NULL,
+    request_id TEXT COLLATE "C" PRIMARY KEY
+);
 
 -- One row per closed request. Its id is the request's with another prefix, so it sorts as the requests were made.
 CREATE TABLE usage (

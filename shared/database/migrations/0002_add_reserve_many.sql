@@ -21,20 +21,18 @@ DECLARE
 BEGIN
     SELECT coalesce(sum(wanted.requests) FILTER (WHERE locked.active AND locked.room >= wanted.total), 0)
            = cardinality(request_ids)
+           AND NOT EXISTS (
+               SELECT FROM (SELECT account_id, key_id, count(idempotency_key) AS keyed
+                              FROM unnest(account_ids, key_ids, idempotency_keys)
+                                AS u (account_id, key_id, idempotency_key) GROUP BY account_id, key_id) used
+                 LEFT JOIN api_keys k ON k.id = used.key_id AND k.account_id = used.account_id
+                WHERE k.id IS NULL OR k.revoked_at IS NOT NULL OR k.expires_at <= now() OR used.keyed > 0)
       INTO all_fit
       FROM (SELECT id, active, balance - held AS room FROM accounts WHERE id = ANY (account_ids)
             ORDER BY id FOR NO KEY UPDATE) locked
       JOIN (SELECT account_id, count(*) AS requests, sum(hold) AS total
               FROM unnest(account_ids, holds_full) AS u (account_id, hold) GROUP BY account_id) wanted
         ON wanted.account_id = locked.id;
-    IF all_fit THEN
-        SELECT coalesce(sum(used.requests), 0) = cardinality(request_ids) INTO all_fit
-          FROM (SELECT account_id, key_id, count(*) AS requests, count(idempotency_key) AS keyed
-                  FROM unnest(account_ids, key_ids, idempotency_keys) AS u (account_id, key_id, idempotency_key)
-                 GROUP BY account_id, key_id) used
-          JOIN api_keys k ON k.id = used.key_id AND k.account_id = used.account_id
-         WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AND used.keyed = 0;
-    END IF;
     LOOP
         IF NOT all_fit THEN
             SELECT d.verdicts, d.holds, d.available, d.new_holds INTO verdicts, holds, available, new_holds
@@ -42,19 +40,21 @@ BEGIN
                                        idempotency_keys) d;
         END IF;
         BEGIN
-            INSERT INTO requests (request_id, account_id, key_id, model, stream, lane, resumable, prompt_price,
+            WITH reserved AS (
+                INSERT INTO requests (request_id, account_id, key_id, model, stream, lane, resumable, prompt_price,
+                                      cached_price, completion_price, prompt_bound, max_tokens, hold, reserved_ms,
+                                      queue_deadline_ms, deadline_ms, idempotency_key, body_hash)
+                SELECT u.* FROM unnest(request_ids, account_ids, key_ids, models, streams, lanes, resumables,
+                                       prompt_prices, cached_prices, completion_prices, prompt_bounds, max_tokens,
+                                       new_holds, reserved_ms, queue_deadlines_ms, deadlines_ms, idempotency_keys,
+                                       body_hashes)
+                            AS u (request_id, account_id, key_id, model, stream, lane, resumable, prompt_price,
                                   cached_price, completion_price, prompt_bound, max_tokens, hold, reserved_ms,
                                   queue_deadline_ms, deadline_ms, idempotency_key, body_hash)
-            SELECT u.request_id, u.account_id, u.key_id, u.model, u.stream, u.lane, u.resumable, u.prompt_price,
-                   u.cached_price, u.completion_price, u.prompt_bound, u.max_tokens, u.hold, u.reserved_ms,
-                   u.queue_deadline_ms, u.deadline_ms, u.idempotency_key, u.body_hash
-              FROM unnest(request_ids, account_ids, key_ids, models, streams, lanes, resumables, prompt_prices,
-                          cached_prices, completion_prices, prompt_bounds, max_tokens, new_holds, holds_least,
-                          reserved_ms, queue_deadlines_ms, deadlines_ms, idempotency_keys, body_hashes)
-                AS u (request_id, account_id, key_id, model, stream, lane, resumable, prompt_price, cached_price,
-                      completion_price, prompt_bound, max_tokens, hold, hold_least, reserved_ms, queue_deadline_ms,
-                      deadline_ms, idempotency_key, body_hash)
-             WHERE u.hold IS NOT NULL;
+                 WHERE u.hold IS NOT NULL
+                RETURNING request_id, reserved_ms
+            )
+            INSERT INTO open_requests (request_id, reserved_ms) SELECT request_id, reserved_ms FROM reserved;
             EXIT;
         EXCEPTION WHEN unique_violation THEN  -- a retried batch meets its own rows: look before deciding
             IF NOT all_fit THEN
@@ -90,20 +90,22 @@ BEGIN
     UPDATE requests SET idempotency_key = NULL
       FROM unnest(account_ids, idempotency_keys, times_ms) AS u (account_id, idempotency_key, now_ms)
      WHERE requests.account_id = u.account_id AND requests.idempotency_key = u.idempotency_key
-       AND requests.state = 'closed'
+       AND NOT EXISTS (SELECT FROM open_requests o WHERE o.request_id = requests.request_id)
        AND (requests.reserved_ms < u.now_ms - day_ms
             OR EXISTS (SELECT FROM usage WHERE usage.request_id = requests.request_id AND usage.status <> 'completed'
                        AND usage.cost = 0));
     FOR asked IN
         SELECT u.account_id, u.hold_full, u.hold_least, a.active, a.balance - a.held AS room,
                k.id IS NOT NULL AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) AS key_live,
-               same.request_id IS NOT NULL AS is_there, same.state = 'open' AND same.account_id = u.account_id AS is_ours,
+               same.request_id IS NOT NULL AS is_there,
+               o.request_id IS NOT NULL AND same.account_id = u.account_id AS is_ours,
                same.hold AS held, twin.request_id IS NOT NULL AS key_taken
           FROM unnest(request_ids, account_ids, key_ids, holds_full, holds_least, idempotency_keys) WITH ORDINALITY
             AS u (request_id, account_id, key_id, hold_full, hold_least, idempotency_key, position)
           LEFT JOIN accounts a ON a.id = u.account_id
           LEFT JOIN api_keys k ON k.id = u.key_id AND k.account_id = u.account_id
           LEFT JOIN requests same ON same.request_id = u.request_id
+          LEFT JOIN open_requests o ON o.request_id = u.request_id
           LEFT JOIN requests twin ON twin.account_id = u.account_id AND twin.idempotency_key = u.idempotency_key
          ORDER BY u.position
     LOOP

@@ -36,8 +36,8 @@ BEGIN
                                   cached_tokens, completion_tokens, prefill_began, attempts, queue_ms, ttft_ms,
                                   latency_ms, position)
     ), closed AS (
-        UPDATE requests SET state = 'closed' FROM finish
-         WHERE requests.request_id = finish.request_id AND requests.state = 'open'
+        DELETE FROM open_requests USING finish JOIN requests ON requests.request_id = finish.request_id
+         WHERE open_requests.request_id = finish.request_id
            AND requests.account_id = finish.account_id AND requests.model = finish.model
            AND cost_of(finish.status, finish.prefill_began, finish.prompt_tokens, finish.cached_tokens,
                        finish.completion_tokens, requests.prompt_price, requests.cached_price,
@@ -78,11 +78,12 @@ BEGIN
                    WHEN u.position = ANY (settled_positions) THEN 'settled'
                    WHEN r.request_id IS NULL THEN 'unknown'
                    WHEN r.account_id <> u.account_id OR r.model <> u.model THEN 'mismatch'
-                   WHEN r.state = 'closed' THEN 'already'
+                   WHEN o.request_id IS NULL THEN 'already'
                    ELSE 'too_costly' END ORDER BY u.position)
           INTO verdicts
           FROM unnest(request_ids, account_ids, models) WITH ORDINALITY AS u (request_id, account_id, model, position)
-          LEFT JOIN requests r ON r.request_id = u.request_id;
+          LEFT JOIN requests r ON r.request_id = u.request_id
+          LEFT JOIN open_requests o ON o.request_id = u.request_id;
     END IF;
 END
 $$;

@@ -16,8 +16,8 @@ BEGIN
            array_agg(greatest(0, now_ms - r.reserved_ms)) AS ages_ms, array_agg(NULL::BIGINT) AS ttfts_ms
       INTO found
       FROM unnest(request_ids, codes) AS u (request_id, code)
-      JOIN requests r ON r.request_id = u.request_id
-     WHERE r.state = 'open';
+      JOIN open_requests o ON o.request_id = u.request_id
+      JOIN requests r ON r.request_id = u.request_id;
     outcome := settle_many(found.ids, found.accounts, found.models, found.statuses, found.codes, found.reasons,
                            found.zeros, found.zeros, found.zeros, found.prefills, found.zeros, found.ages_ms,
                            found.ttfts_ms, found.ages_ms);
