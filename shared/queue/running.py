@@ -14,13 +14,14 @@ logger = log.get_logger("queue")
 class Running:
     """One claim and its task. Not a Struct: one is made per job."""
 
-    __slots__ = ("claim", "reader", "renewed_at", "task")
+    __slots__ = ("claim", "reader", "renewed_at", "stopped", "task")
 
     def __init__(self, claim: Claim, renewed_at: float) -> None:
         self.claim = claim
         self.reader = claim.job.reader  # as the last beat told
         self.renewed_at = renewed_at  # loop seconds at which the lease was last known to be renewed
         self.task: asyncio.Task[None] | None = None
+        self.stopped = False
 
     @property
     def needs_reader(self) -> bool:
@@ -29,7 +30,10 @@ class Running:
         return not job.resumable and job.lane == "interactive" and self.claim.close is None
 
     def stop(self, code: str) -> None:
-        """Tell the run why, then cancel its task."""
+        """Tell the run why, then cancel its task; once, so that its cleanup is not cut as well."""
+        if self.stopped:
+            return
+        self.stopped = True
         self.claim.cancel.set(code)
         if self.task is not None:
             self.task.cancel()

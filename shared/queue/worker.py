@@ -291,9 +291,7 @@ class LeasedWorker(Worker):
     def _stop_cut_off(self) -> None:
         """Stop what could not be renewed for half a lease: before anybody else may claim it."""
         limit = self.loop.time() - self._settings.lease_seconds / 2
-        late = [
-            each for each in self._running.all() if each.renewed_at <= limit and each.claim.cancel.code != FENCE_LOST
-        ]
+        late = [each for each in self._running.all() if each.renewed_at <= limit and not each.stopped]
         for each in late:
             each.stop(FENCE_LOST)
             self._to_return.append(each.claim)

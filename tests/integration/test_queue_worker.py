@@ -168,6 +168,33 @@ async def test_a_lost_fence_cancels_the_run(rig: Rig, redis: Redis) -> None:
     assert runs.cancelled == [(job.request_id, "fence_lost")]
 
 
+async def test_the_cleanup_of_a_run_that_lost_its_fence_is_not_cut_by_later_beats(rig: Rig, redis: Redis) -> None:
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+    cuts = 0
+
+    async def run(_: Claim) -> None:
+        nonlocal cuts
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            try:
+                await cleaned.wait()
+            except asyncio.CancelledError:
+                cuts += 1
+                raise
+
+    job = await rig.enqueue()
+    async with open_worker(redis, run, settings=BRISK) as worker:
+        await until(lambda: worker.running(MODEL))
+        await rig.client.fence(MODEL, job.request_id)
+        await cleaning.wait()
+        await _beats(redis, 3)
+
+        assert cuts == 0
+        cleaned.set()
+
+
 async def test_beats_keep_a_job_beyond_its_lease(rig: Rig, redis: Redis) -> None:
     runs = Runs()
     job = await rig.enqueue()
@@ -394,6 +421,21 @@ async def _blocked_clients(redis: Redis, count: int) -> None:
 async def _subscribers(redis: Redis, owner: str) -> bool:
     ((_, count),) = await redis.pubsub_numsub(keys.commands(owner))
     return bool(count)
+
+
+async def _beats(redis: Redis, count: int) -> None:
+    """Wait until Redis has answered so many more questions about readers, one of which follows each beat."""
+
+    async def asked() -> int:
+        stats = await redis.info("commandstats")
+        return int(stats.get("cmdstat_pttl", {}).get("calls", 0))
+
+    before = await asked()
+
+    async def enough() -> bool:
+        return await asked() >= before + count
+
+    await until(enough)
 
 
 async def _lease_is_live(redis: Redis, request_id: str) -> bool:
