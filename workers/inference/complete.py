@@ -162,8 +162,9 @@ class _Run:
         max_tokens = self._max_tokens(engine.context)
         stream = self._stream = TextStream(engine.tokenizer, job.sampling.stop)
         emitted = await self._replay(stream)
-        if emitted and (len(emitted) >= max_tokens or emitted[-1] in engine.end_token_ids):
-            reason: FinishReason = "stop" if emitted[-1] in engine.end_token_ids else "length"
+        stopped = stream.stopped or bool(emitted and emitted[-1] in engine.end_token_ids)
+        if stopped or (emitted and len(emitted) >= max_tokens):
+            reason: FinishReason = "stop" if stopped else "length"
             await self._finish("completed", reason=reason, text=stream.finish())
             return
         sampling = EngineSampling(

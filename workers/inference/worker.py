@@ -13,14 +13,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
-from shared.presence import Presence, announce, leave, read_catalogue
-
 from shared import ids, log
 from shared.channel import LogWriter
 from shared.clock import Clock, SystemClock
 from shared.connections import Redis, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.errors import DependencyUnavailable
+from shared.presence import Presence, announce, leave, read_catalogue
 from shared.queue.worker import LeasedWorker
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
