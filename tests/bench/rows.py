@@ -19,7 +19,6 @@ ARRIVALS_PER_SECOND: Final = 10
 ARRIVAL_TOKENS: Final = 32
 STREAM_TOKENS: Final = 256
 SETTLE_SECONDS: Final = 0.5  # settlement of the last requests belongs to their cost
-PHASE_SECONDS: Final = 90.0
 IDLE_TOKENS: Final = 4
 AFTER_FIRST_SECONDS: Final = 0.5
 
@@ -35,6 +34,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     tokens_alone: int  # of the one stream of the row at 1 in flight
     idle_streams: int  # opened twice
     idle_seconds: float
+    pairs: int  # of reserve + settle
+    phase_seconds: float  # a row stops after this, wherever it is
 
 
 FULL: Final = Sizes(
@@ -46,6 +47,8 @@ FULL: Final = Sizes(
     tokens_alone=256,
     idle_streams=500,
     idle_seconds=5,
+    pairs=30_000,
+    phase_seconds=45,
 )
 QUICK: Final = Sizes(
     arrivals=50,
@@ -56,6 +59,8 @@ QUICK: Final = Sizes(
     tokens_alone=100,
     idle_streams=150,
     idle_seconds=2,
+    pairs=10_000,
+    phase_seconds=15,
 )
 
 
@@ -128,23 +133,25 @@ async def latency(side: Side, sizes: Sizes) -> Latency:
     )
 
 
-async def short_requests(side: Side, *, in_flight: int, requests: int) -> Cost:
+async def short_requests(side: Side, *, in_flight: int, requests: int, seconds: float) -> Cost:
     """Requests of a few tokens, not streamed, as fast as they are answered."""
     body = side.body(FAST, SHORT_TOKENS, False)
     return await _cost(
         side,
-        lambda: load.closed_loop(side.client, body, in_flight=in_flight, requests=requests, seconds=PHASE_SECONDS),
+        lambda: load.closed_loop(side.client, body, in_flight=in_flight, requests=requests, seconds=seconds),
         units=len,
     )
 
 
-async def streams(side: Side, model: str, *, in_flight: int, requests: int, tokens: int = STREAM_TOKENS) -> Cost:
+async def streams(
+    side: Side, model: str, *, in_flight: int, requests: int, seconds: float, tokens: int = STREAM_TOKENS
+) -> Cost:
     """Long streams; the unit is a delivered token, so what a request costs is in it by 1/`tokens`."""
     body = side.body(model, tokens, True)
     return await _cost(
         side,
         lambda: load.closed_loop(
-            side.client, body, in_flight=in_flight, requests=requests, seconds=PHASE_SECONDS, detailed=True
+            side.client, body, in_flight=in_flight, requests=requests, seconds=seconds, detailed=True
         ),
         units=lambda done: sum(exchange.tokens for exchange in done),
     )
@@ -186,7 +193,7 @@ async def growth(side: Side, sizes: Sizes) -> dict[str, float]:
     half = sizes.growth_requests // 2
     readings = []
     for _ in range(2):
-        done = await load.closed_loop(side.client, body, in_flight=64, requests=half, seconds=PHASE_SECONDS)
+        done = await load.closed_loop(side.client, body, in_flight=64, requests=half, seconds=sizes.phase_seconds)
         await asyncio.sleep(SETTLE_SECONDS)
         readings.append(measure.pss_kib(side.roles))
     return {role: (readings[1][role] - readings[0][role]) * 1024 / max(1, len(done)) for role in readings[1]}
