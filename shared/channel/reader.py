@@ -176,10 +176,13 @@ class LogReader:
     def _route(self, replies: list[Any]) -> None:
         self._heard = True
         routes = self._routes
-        for kind, channel, payload in (reply for reply in replies if len(reply) == 3):
+        for reply in replies:
+            if len(reply) != 3:
+                continue  # PONG
+            kind, channel, payload = reply
             route = routes.get(channel)
             if route is None:
-                continue
+                continue  # closed meanwhile
             if kind == b"message":
                 self._deliver(route, payload)
             elif kind == b"subscribe":

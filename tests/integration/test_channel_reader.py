@@ -57,7 +57,7 @@ async def test_a_confirmation_before_the_enqueue_reads_no_log(
 ) -> None:
     fence = await claimed(redis)
     subscription = reader.subscribe(MODEL, fence.request_id)
-    await _subscribed(redis, 1)
+    await _confirmed(redis, reader, fence)
     subscription.enqueued()
 
     _, chunks = await asyncio.gather(answer(writer, fence, 20), collect(subscription))
@@ -278,6 +278,14 @@ async def _subscribed(redis: Redis, channels: int) -> None:
     """Return once Redis counts so many channels."""
     async with asyncio.timeout(5):
         while len(await redis.pubsub_channels("*")) != channels:
+            await asyncio.sleep(0.005)
+
+
+async def _confirmed(redis: Redis, reader: LogReader, fence: Fence) -> None:
+    """Return once the reader itself knows that it is subscribed: a message came after the confirmation."""
+    async with asyncio.timeout(5):
+        while not reader.dropped:
+            await redis.publish(keys.channel(fence.model, fence.request_id), b"not a chunk")
             await asyncio.sleep(0.005)
 
 
