@@ -43,7 +43,8 @@ RULES: Final[dict[str, str]] = {
     "closed_has_one_usage_row": """
         SELECT r.request_id AS id, format('%s usage rows', count(u.request_id)) AS detail
           FROM requests r LEFT JOIN usage u ON u.request_id = r.request_id
-         WHERE NOT EXISTS (SELECT FROM open_requests o WHERE o.request_id = r.request_id) GROUP BY r.request_id HAVING count(u.request_id) <> 1
+         WHERE NOT EXISTS (SELECT FROM open_requests o WHERE o.request_id = r.request_id)
+         GROUP BY r.request_id HAVING count(u.request_id) <> 1
     """,
     "usage_has_closed_request": """
         SELECT u.request_id AS id, CASE WHEN r.request_id IS NULL THEN 'no request' ELSE 'request is open' END AS detail
