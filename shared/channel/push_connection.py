@@ -51,7 +51,8 @@ class PushConnection:
 
     def send(self, *command: str | bytes) -> None:
         """Send without waiting; what is lost with the connection is said again on the next one."""
-        self._writer.writelines(self._connection.pack_command(*command))
+        if not self._writer.is_closing():  # uvloop raises on a transport that the peer has closed
+            self._writer.writelines(self._connection.pack_command(*command))
 
     async def read(self) -> list[Any]:
         """Return every reply that has arrived, at least a part of one was read. Raises one of GONE."""

@@ -78,6 +78,8 @@ class LogReader:
         assert not self._tasks, "the reader runs already"
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._listen()), loop.create_task(self._upkeep())]
+        for task in self._tasks:
+            task.add_done_callback(_log_death)
 
     async def close(self) -> None:
         """Close every subscription and the connection."""
@@ -146,7 +148,8 @@ class LogReader:
             try:
                 connection = await PushConnection.open(self._redis)
             except GONE as error:
-                logger.warning("subscriber_not_connected", error=type(error).__name__)
+                if backoff == BACKOFF_SECONDS:
+                    logger.warning("subscriber_not_connected", error=type(error).__name__)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, BACKOFF_SECONDS_MOST)
                 continue
@@ -244,3 +247,8 @@ class LogReader:
             self._connection.send("SUBSCRIBE", *wanted[start : start + NAMES_MOST])
         for start in range(0, len(unwanted), NAMES_MOST):
             self._connection.send("UNSUBSCRIBE", *unwanted[start : start + NAMES_MOST])
+
+
+def _log_death(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("log_reader_died", error=repr(error))  # only a bug can; streams go on by reading the log

@@ -67,7 +67,8 @@ class ScriptPipeline:
                 raise DependencyUnavailable("The queue is unavailable: retry shortly.") from error
             if isinstance(error, redis_exceptions.NoScriptError):
                 continue  # loaded just now
-            logger.warning("redis_write_retried", error=type(error).__name__)
+            if backoff == BACKOFF_SECONDS:
+                logger.warning("redis_write_retried", error=type(error).__name__)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, BACKOFF_SECONDS_MOST)
 

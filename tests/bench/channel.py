@@ -3,7 +3,7 @@
     python -m tests.bench.channel    64 requests per step and 1: none written, LogWriter, one awaited PUBLISH per chunk
 
 Steps are paced as an engine's, STEP_SECONDS apart, so that wake-ups are paid for as in production; `idle` is what the
-publisher's pacing alone costs on this machine. The PUBLISH of the comparison writes no log: it buys less and costs more.
+publisher's pacing alone costs on this machine. The PUBLISH of the comparison writes no log: it buys less for more.
 """
 
 import asyncio
