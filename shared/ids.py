@@ -1,6 +1,6 @@
 """Identifiers: sortable by time, opaque to users, safe in URLs, SQL, Redis names and logs.
 
-An id is a prefix plus a UUIDv7 (RFC 9562) in lower-case base32hex without padding: 26 characters that sort as they were made.
+An id is a prefix plus a UUIDv7 (RFC 9562) in lower-case base32hex without padding: 26 characters that sort by time.
 The request id is the completion id, the usage, transfer and receipt reference and the `x-request-id` header.
 """
 

@@ -12,7 +12,7 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | log | stream: `seq-0` -> chunk | append, finish, cancel | API nodes, successor workers | as state |
 | channel | pub/sub | append, finish, cancel | API nodes | - |
 | suspects | zset: job id -> first queued, ms | reap, release | claim, health | while it has members |
-| waiting | zset: queued job id -> end of its patience, ms | enqueue, cancel, claim, reap | reap | while it has members |
+| waiting | zset: queued job id -> patience's end, ms | enqueue, cancel, claim, reap | reap | while it has members |
 | leases | zset: job id -> lease end, ms | claim, beat, finish, reap | reap | while it has members |
 | wake | list of at most one token | enqueue, release, reap | idle workers | while it has members |
 | settlement | stream + group: sealed Finish | finish, cancel | settlement workers | until acknowledged |

@@ -121,7 +121,7 @@ class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     settle_most: int = 512
     settle_block_ms: int = 500
     settle_idle_ms: int = 15_000  # an unacknowledged record is taken over after this
-    settle_gather_ms: int = 20  # between the starts of two transactions: an idle worker settles at once, a busy one many
+    settle_gather_ms: int = 20  # between two transactions: an idle worker settles at once, a busy one many
     settle_tries_most: int = 5  # deliveries of one record; then it is set aside
     settle_retry_seconds: float = 0.5  # while a store is down
     settle_drain_seconds: float = 10.0  # for the rest of the queue, at SIGTERM

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from shared.presence import write_catalogue
 
 from shared import ids, pricing, secrets
 from shared.catalogue import Model
 from shared.connections import Database, Redis
 from shared.database import accounts, api_keys, models, transfers
+from shared.presence import write_catalogue
 from shared.pricing import Prices
 
 ROOT: Final = Path(__file__).resolve().parents[1]

@@ -4,10 +4,9 @@ import asyncio
 import time
 from typing import Final
 
+from shared.connections import Database, Redis
 from shared.database.audit import audit
 from shared.database.usage import UsageRow, find_usage
-
-from shared.connections import Database, Redis
 
 SETTLED_SECONDS: Final = 15.0
 POLL_SECONDS: Final = 0.01

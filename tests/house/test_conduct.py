@@ -14,7 +14,7 @@ BROAD = {
     "workers/inference/complete.py": (1, "worker loop: one bad request must not end the others"),
     "shared/queue/running.py": (1, "worker loop: one failed run must not end the others"),
     "api/errors.py": (1, "HTTP edge: whatever fails is answered in OpenAI's shape"),
-    "api/stream.py": (1, "HTTP edge: whatever fails after the status line is one error event"),
+    "api/routes/chat.py": (2, "HTTP edge: whatever fails is an error body, or one event after the status line"),
     "workers/janitor/worker.py": (1, "upkeep loop: one failed sweep must not end the next"),
     "shared/batcher.py": (1, "carries the error of a batch to each of its waiters"),
     "compose/stopping.py": (1, "carries the error of a helper thread to the thread that waits"),
