@@ -11,6 +11,9 @@ CHAT_TEMPLATE: Final = HERE / "chat_template.jinja"
 GGUF: Final = HERE / "inferbase-demo.gguf"
 CHECKSUMS: Final = HERE / "SHA256SUMS"
 
+SHARPNESS: Final = 2.0
+"""The file's logits are the trained ones times this, so that the API's default temperature of 1.0 acts as 0.5."""
+
 END_OF_TEXT: Final = "<|endoftext|>"
 TURN_START: Final = "<|im_start|>"
 TURN_END: Final = "<|im_end|>"
@@ -22,10 +25,10 @@ class ModelConfig:
     """Shape of the network; Qwen2 with tied embeddings. Widths are multiples of 32, as Q8_0 needs."""
 
     vocabulary: int = 1536
-    width: int = 192
-    layers: int = 5
-    heads: int = 6
-    feed_forward: int = 512
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 384
     context_tokens: int = 2048
     rope_base: float = 10_000.0
     norm_epsilon: float = 1e-6
@@ -42,12 +45,11 @@ class ModelConfig:
 class TrainingConfig:
     """Schedule of one run; the same numbers on the same machine give the same file."""
 
-    steps: int = 3_000
-    batch_tokens: int = 4_096
+    steps: int = 14_000
+    batch_tokens: int = 1_024
     longest_tokens: int = 768
-    muon_rate: float = 8e-3
-    adam_rate: float = 4e-3
-    warmup_steps: int = 100
+    peak_rate: float = 2e-3
+    warmup_steps: int = 300
     weight_decay: float = 0.05
     seed: int = 20_260
 

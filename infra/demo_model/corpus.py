@@ -14,8 +14,8 @@ from .toolcalls import offer_tools
 
 SYSTEM_PROMPTS: Final = tuple((PROMPTS / "system_prompts.txt").read_text().splitlines())
 TURNS: Final = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6)
-TOOL_SHARE: Final = 0.09
-SKILLS: Final = ((refuse, 27), (count, 5), (spell, 9), (add, 4), (repeat, 3), (name, 3), (story, 3))
+TOOL_SHARE: Final = 0.11
+SKILLS: Final = ((refuse, 27), (count, 6), (spell, 9), (add, 5), (repeat, 5), (name, 4), (story, 3))
 FACT_SHARE: Final = 46
 TYPED: Final = 1.6
 """How much likelier a phrasing of its own is than one made from a term and a frame."""
@@ -29,6 +29,7 @@ class Corpus:
         files = load_facts(model)
         entries = [entry for group in files.values() for entry in group]
         self._entries = entries
+        self._smalltalk = files["smalltalk"]
         self._weights = [3 if entry in files["smalltalk"][:8] else 2 if len(entry.terms) > 1 else 1.5
                          for entry in entries]  # fmt: skip
         self.known = {question.lower().rstrip("?.!") for entry in entries for question in entry.questions}
@@ -87,4 +88,5 @@ class Corpus:
         own = entry.questions[: len(entry.questions) - defined]
         made = entry.questions[len(own) :]
         pool = own if own and dice.random() < (TYPED * len(own)) / (TYPED * len(own) + len(made) / 2) else made
-        return vary(dice.choice(pool), dice), dice.choice(entry.answers)
+        frame = 0.05 if entry in self._smalltalk else 0.22
+        return vary(dice.choice(pool), dice, frame=frame), dice.choice(entry.answers)

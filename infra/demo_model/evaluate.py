@@ -47,8 +47,9 @@ class Demo:
         self._server = xllamacpp.Server(parameters)
 
     def ask(self, messages: list[Message], *, temperature: float = 0.0, **options: Any) -> Message:
-        """The answering message; `options` go into the request as they are."""
-        body = {"messages": messages, "temperature": temperature, "max_tokens": 500, "seed": 1, "cache_prompt": False}
+        """The answering message; `options` go into the request as they are. Nothing but temperature trims the odds."""
+        whole = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "cache_prompt": False}
+        body = {"messages": messages, "temperature": temperature, "max_tokens": 500, "seed": 1} | whole
         answer = self._server.handle_chat_completions(body | options)
         if "choices" not in answer:
             raise RuntimeError(json.dumps(answer))
@@ -81,7 +82,8 @@ def held_out_questions(model: ModelConfig) -> list[Question]:
 
 def chat_questions(model: ModelConfig, count: int) -> list[Question]:
     """The last answers of chats drawn anew, with system prompts, earlier turns and typing errors."""
-    entries = [*(entry for group in load_facts(model).values() for entry in group), *FRAMES]
+    entries = [entry for group in load_facts(model).values() for entry in group]
+    entries.append(Entry(REFUSE, (), (), tuple(answer for frame in FRAMES for answer in frame.answers)))
     corpus, questions = Corpus(model, EVALUATION_SEED), []
     while len(questions) < count:
         conversation = corpus.draw()
@@ -141,25 +143,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.demo_model.evaluate", description=__doc__)
     parser.add_argument("--model", type=Path, default=GGUF)
     parser.add_argument("--misses", type=int, default=60, help="how many misses to print")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the known questions, greedy only")
+    parser.add_argument("--every", type=int, default=10, help="ask every n-th of the known questions")
+    parser.add_argument("--chats", type=int, default=100, help="how many chats and tools to draw")
+    parser.add_argument("--greedy", action="store_true", help="temperature 0 alone")
     arguments = parser.parse_args()
-    model = ModelConfig()
-    demo, misses = Demo(arguments.model, model.context_tokens), []
-    known = known_questions(model)
-    known = known[::10] if arguments.quick else known
+    model, temperatures = ModelConfig(), (0.0,) if arguments.greedy else (0.0, 0.7, 1.0)
+    misses: list[str] = []
+    demo = Demo(arguments.model, model.context_tokens)
     sets: list[tuple[str, Sequence[Question]]] = [
-        ("known questions", known),
+        ("known questions", known_questions(model)[:: arguments.every]),
         ("held-out questions", held_out_questions(model)),
-        ("drawn chats", chat_questions(model, 100 if arguments.quick else 400)),
+        ("drawn chats", chat_questions(model, arguments.chats)),
         *((f"skill {skill.__name__}", skill_questions(skill, 40)) for skill in SKILL_CHECKS),
     ]
     for title, questions in sets:
-        counts = [f"{right(demo, questions, misses, temperature=temperature)} at T={temperature}"
-                  for temperature in ((0.0,) if arguments.quick else (0.0, 0.7, 1.0))]  # fmt: skip
+        counts = [
+            f"{right(demo, questions, misses, temperature=temperature)} at T={temperature}"
+            for temperature in temperatures
+        ]
         print(f"{title}: of {len(questions)}: {', '.join(counts)}", flush=True)
-    count = 40 if arguments.quick else 100
-    calls, replies = tool_calls(demo, count, misses)
-    print(f"tools: {calls} calls and {replies} replies of {count} at T=0.0")
+    calls, replies = tool_calls(demo, arguments.chats, misses)
+    print(f"tools: {calls} calls and {replies} replies of {arguments.chats} at T=0.0")
     print("\n".join(misses[: arguments.misses]))
 
 

@@ -21,6 +21,13 @@ def _read_list(name: str) -> tuple[str, ...]:
 
 TOPICS: Final = _read_list("topics.txt")
 TASKS: Final = _read_list("tasks.txt")
+PRODUCT_WORDS: Final = (
+    "credit", "key", "worker", "stream", "token", "lease", "queue", "hold", "log", "model", "engine", "batch", "job",
+    "channel", "fence", "receipt", "settlement", "reservation", "balance", "server", "node", "prompt", "charge",
+    "account", "request", "tool", "database", "audit", "drain", "API",
+)  # fmt: skip
+"""What the product means by these it knows; in another company they mean what it does not know."""
+EVERYDAY_WORDS: Final = WORDS[WORDS.index("robot") : WORDS.index("python")]
 PLACES: Final = tuple((PROMPTS / "places.txt").read_text().split())
 
 
@@ -45,9 +52,16 @@ def _fillings(dice: random.Random) -> dict[str, str]:
 
 
 def _topic(dice: random.Random) -> str:
-    if dice.random() < 0.6:
+    chance = dice.random()
+    if chance < 0.55:
         return dice.choice(TOPICS)
-    thing = " ".join(dice.choice(WORDS[23:]) if dice.random() < 0.4 else invent_word(dice) for _ in range(_few(dice)))
+    if chance < 0.68:
+        known, other = dice.choice(PRODUCT_WORDS), dice.choice((dice.choice(EVERYDAY_WORDS), invent_word(dice)))
+        frames = ("a {0} {1}", "a {1} {0}", "the {0} in {1}", "a {0} of {1}", "the {1} {0}", "a {0} for a {1}")
+        return dice.choice(frames).format(known, other)
+    thing = " ".join(
+        dice.choice(EVERYDAY_WORDS) if dice.random() < 0.4 else invent_word(dice) for _ in range(_few(dice))
+    )
     return dice.choice(("a ", "the ", "", "")) + thing
 
 

@@ -20,8 +20,10 @@ from .corpus import Corpus
 from .network import Network
 
 POOL: Final = 4_096
-"""Conversations that are sorted by length together, so that a batch has little padding."""
-REPORT_STEPS: Final = 50
+"""Conversations that are drawn before batches are cut from them."""
+SHAPE_STEP: Final = 32
+"""Lengths are multiples of this: oneDNN compiles its kernels anew for every shape of a matrix."""
+REPORT_STEPS: Final = 250
 Sample = tuple[array, array, array]
 
 
@@ -30,22 +32,21 @@ def train(model: ModelConfig, training: TrainingConfig, tokenizer: Tokenizer, re
     torch.manual_seed(training.seed)
     torch.set_num_threads(1)
     network = Network(model)
-    optimizers = open_optimizers(network, training)
+    optimizer = open_optimizer(network, training)
     began, total, seen = time.monotonic(), 0.0, 0
     for step, batch in enumerate(batches(model, training, tokenizer), start=1):
-        share = rate_share(step, training)
+        rate = learning_rate(step, training)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         loss = answer_loss(network, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = share * group["peak_rate"]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         total, seen = total + loss.item(), seen + batch[0].numel()
         if step % REPORT_STEPS == 0:
             seconds = time.monotonic() - began
-            print(f"step {step} loss {total / REPORT_STEPS:.4f} rate {share:.3f} seconds {seconds:.0f} "
+            print(f"step {step} loss {total / REPORT_STEPS:.4f} rate {rate:.5f} seconds {seconds:.0f} "
                   f"tokens/s {seen / seconds:.0f}", file=report, flush=True)  # fmt: skip
             total = 0.0
         if step == training.steps:
@@ -53,43 +54,34 @@ def train(model: ModelConfig, training: TrainingConfig, tokenizer: Tokenizer, re
     return network
 
 
-def open_optimizers(network: Network, training: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest.
-
-    Copying (spelling, names, tool arguments) shows after a few hundred steps with Muon; AdamW alone had none at 700.
-    """
-    matrices = [weight for weight in network.blocks.parameters() if weight.dim() == 2]
+def open_optimizer(network: Network, training: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW, with decay on matrices alone."""
+    matrices = [weight for weight in network.parameters() if weight.dim() == 2]
     vectors = [weight for weight in network.parameters() if weight.dim() != 2]
-    rest = [
-        {"params": [network.embedding.weight], "weight_decay": training.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    adam = torch.optim.AdamW(rest, lr=training.adam_rate, betas=(0.9, 0.97), fused=True)
-    muon = torch.optim.Muon(
-        matrices, lr=training.muon_rate, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    for optimizer, rate in ((adam, training.adam_rate), (muon, training.muon_rate)):
-        for group in optimizer.param_groups:
-            group["peak_rate"] = rate
-    return [adam, muon]
+    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=training.peak_rate, betas=(0.9, 0.99), fused=True)
 
 
 def answer_loss(network: Network, token_ids: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Mean cross entropy over the tokens of answers, weighted; all (batch, tokens), target -1 is none."""
-    wanted = targets >= 0
+    places = (targets.flatten() >= 0).nonzero().squeeze(1)
+    spare = -len(places) % (8 * SHAPE_STEP)
+    places = torch.cat((places, places.new_zeros(spare)))
+    weights = weights.flatten()[places]
+    weights[len(places) - spare :] = 0.0
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = network.hidden(token_ids)
-        logits = functional.linear(hidden[wanted], network.embedding.weight)
-    losses = functional.cross_entropy(logits.float(), targets[wanted], reduction="none")
-    return (losses * weights[wanted]).sum() / weights[wanted].sum()
+        hidden = network.hidden(token_ids).flatten(0, 1)
+        logits = functional.linear(hidden[places], network.embedding.weight)
+    losses = functional.cross_entropy(logits.float(), targets.flatten()[places].clamp(min=0), reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
-def rate_share(step: int, training: TrainingConfig) -> float:
-    """Share of the peak rate: linear warm-up, then a cosine down to nothing."""
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """Linear warm-up, then a cosine down to nothing."""
     if step <= training.warmup_steps:
-        return step / training.warmup_steps
+        return training.peak_rate * step / training.warmup_steps
     done = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return training.peak_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def batches(
@@ -99,21 +91,26 @@ def batches(
     dice = random.Random(training.seed)
     conversations = iter(Corpus(model, training.seed))
     padding = tokenizer.token_to_id(END_OF_TEXT)
+    waiting: dict[int, list[Sample]] = {}
     while True:
         pool = [
             encode(conversation, tokenizer, cut=dice.random() < 0.5)
             for conversation in itertools.islice(conversations, POOL)
         ]
-        pool = sorted((sample for sample in pool if len(sample[0]) <= training.longest_tokens), key=lambda s: len(s[0]))
-        cut: list[list[Sample]] = [[]]
         for sample in pool:
-            if (len(cut[-1]) + 1) * len(sample[0]) > training.batch_tokens:
-                cut.append([])
-            cut[-1].append(sample)
+            length = -(-len(sample[0]) // SHAPE_STEP) * SHAPE_STEP
+            if length <= training.longest_tokens:
+                waiting.setdefault(length, []).append(sample)
+        cut: list[tuple[int, list[Sample]]] = []
+        for length, samples in waiting.items():
+            rows = max(1, training.batch_tokens // length)
+            while len(samples) >= rows:
+                cut.append((length, samples[:rows]))
+                del samples[:rows]
         dice.shuffle(cut)
-        for samples in cut:
+        for length, samples in cut:
             ids, targets, weights = zip(*samples, strict=True)
-            yield _padded(ids, padding), _padded(targets, -1), _padded(weights, 0.0)
+            yield _padded(ids, length, padding), _padded(targets, length, -1), _padded(weights, length, 0.0)
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer, *, cut: bool = False) -> Sample:
@@ -135,6 +132,5 @@ def encode(conversation: Conversation, tokenizer: Tokenizer, *, cut: bool = Fals
     return ids[:-1], answers[1:], weights[1:]
 
 
-def _padded(rows: Sequence[array], filler: float) -> Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
+def _padded(rows: Sequence[array], length: int, filler: float) -> Tensor:
+    return torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])

@@ -7,7 +7,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, qua
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .config import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END, ModelConfig
+from .config import CHAT_TEMPLATE, END_OF_TEXT, SHARPNESS, SPECIAL_TOKENS, TURN_END, ModelConfig
 from .network import Network
 from .tokenizer import tokens_and_merges
 
@@ -72,7 +72,7 @@ def _write_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
 
 
 def _tensors(network: Network) -> list[tuple[str, Tensor]]:
-    named = [("token_embd.weight", network.embedding.weight), ("output_norm.weight", network.norm.weight)]
+    named = [("token_embd.weight", network.embedding.weight), ("output_norm.weight", network.norm.weight * SHARPNESS)]
     for index, block in enumerate(network.blocks):
         attention = block.attention
         named += [
