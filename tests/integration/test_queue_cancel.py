@@ -191,13 +191,15 @@ async def test_who_fences_may_finish(rig: Rig) -> None:
     assert await rig.finish(taken) == "finished"
 
 
-async def test_a_fenced_request_is_in_no_queue_and_is_not_reaped(rig: Rig) -> None:
+async def test_a_fenced_request_is_in_no_queue_and_is_not_reaped(rig: Rig, redis: Redis) -> None:
     queued, running = await rig.enqueue(), await rig.enqueue()
     await rig.claim_one()
 
     for job in (queued, running):
         await rig.client.fence(MODEL, job.request_id)
 
+    depth = await rig.client.depth(MODEL)
+    assert (depth.interactive, depth.running, await redis.zcard(keys.waiting(MODEL))) == (0, 0, 0)
     assert (await rig.claim(most=2)).claims == []
     assert await rig.reap() == []
     assert await rig.client.enqueue(queued) == "tombstoned"

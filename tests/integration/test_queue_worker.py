@@ -241,7 +241,7 @@ async def test_suspects_follow_each_other_as_each_makes_its_first_token(rig: Rig
     for job in jobs:
         await rig.die(job)
     await rig.reap()
-    async with open_worker(redis, runs, settings=QueueSettings()):
+    async with open_worker(redis, runs, settings=SLOW_POLL):
         for count in (1, 2, 3):
             await until(lambda n=count: len(runs.claims) == n)
             assert runs.running == count
@@ -368,15 +368,17 @@ async def test_a_worker_cut_off_for_half_a_lease_stops_and_later_gives_back(own_
     ):
         job = await rig.enqueue()
         await until(lambda: runs.claims)
+        runs.slots = 0  # it claims nothing more itself
         os.kill(own_valkey.pid, signal.SIGSTOP)
         try:
             await until(lambda: runs.cancelled)
         finally:
             os.kill(own_valkey.pid, signal.SIGCONT)
-        await until(lambda: len(runs.claims) == 2)
+        await until(lambda: rig.client.position(MODEL, job.request_id))
+        successor = await rig.claim_one("own_b")
 
-    assert runs.cancelled[0] == (job.request_id, "fence_lost")
-    assert (runs.claims[1].attempt, runs.claims[1].deaths) == (2, 0)
+    assert runs.cancelled == [(job.request_id, "fence_lost")]
+    assert (successor.attempt, successor.deaths) == (2, 0)
 
 
 async def test_a_claim_whose_answer_was_lost_is_given_back_without_a_death(rig: Rig, redis: Redis) -> None:
