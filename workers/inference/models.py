@@ -10,12 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
-from shared.presence import ModelPresence
-
 from shared import log
 from shared.catalogue import Catalogue, Model
 from shared.clock import Clock
 from shared.errors import InferbaseError
+from shared.presence import ModelPresence
 from shared.settings import WorkerSettings
 from workers.engines import open_engine
 from workers.engines.base import Engine, EngineOptions
