@@ -58,8 +58,8 @@ $(BIN)/python:
 
 define install
 	@echo "Installing the packages of $(1), checked by hash"
-	@$(PIP) install --require-hashes -r $(1) | grep --line-buffered -E '^ *(Downloading|Using cached|Installing)' \
-		| sed -u -E 's/^ */  /; s/^(.{110}).+/\1 …/'
+	@$(PIP) install --require-hashes -r $(1) \
+		| sed -u -n -E '/^ *(Downloading|Using cached|Installing)/ { s/^ */  /; s/^(.{110}).+/\1 …/; p }'
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
