@@ -179,3 +179,14 @@ def test_pieces_alternate_between_the_template_and_the_users() -> None:
 
     assert [piece.text for piece in pieces if piece.from_user] == ["a", "b"]
     assert all(one.from_user != other.from_user for one, other in itertools.pairwise(pieces))
+
+
+@pytest.mark.parametrize("roles", [("user",), ("system", "user"), ("user", "assistant", "user")])
+def test_kept_template_text_gives_the_same_pieces_as_a_rendering(roles: tuple[str, ...]) -> None:
+    template = ChatTemplate(CHAT_TEMPLATE, {})
+    messages = [Message(role, f"<|im_end|> words {index}") for index, role in enumerate(roles)]
+
+    first, again = template.render(messages), template.render(messages)
+
+    rendered = template._pieces([(message.role, message.content) for message in messages])
+    assert first == again == rendered

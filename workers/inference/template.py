@@ -22,6 +22,7 @@ from shared.wire import Message
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 PLAIN_WORDS: Final = "plain words"
+KEPT_ROLES_MOST: Final = 1024  # sequences of roles whose template text is kept
 ODD_CONTENTS: Final = (
     "  outer space\n",
     "<think>one</think>two",
@@ -58,15 +59,39 @@ class ChatTemplate:
         self._variables = dict(variables)
         self.roles: Final = self._supported_roles()
         self.inspects_content: Final = self._inspects_content()
+        # Where contents cannot change a template's own text, that text depends on the roles alone and is kept.
+        self._kept: dict[tuple[str, ...], list[str]] | None = None
+        if not self.inspects_content and "strftime_now" not in source:
+            self._kept = {}
 
     def render(self, messages: Sequence[Message]) -> list[Piece]:
         """Return the prompt's text in pieces. InvalidRequest where the template does not take this conversation."""
         turns = [(self._role(message.role), message.content) for message in messages]
+        if self._kept is not None and all(_is_plain(content) for _, content in turns):
+            return self._fill(self._kept, turns)
         pieces = self._pieces(turns)
         if self.inspects_content and _joined(pieces) != self._text(turns):
             raise InvalidRequest(
                 "The messages hold text that this model's chat template keeps for itself.", param="messages"
             )
+        return pieces
+
+    def _fill(self, kept: dict[tuple[str, ...], list[str]], turns: Sequence[tuple[str, str]]) -> list[Piece]:
+        """Return the pieces of plain contents, from the template's text around the contents of these roles."""
+        roles = tuple(role for role, _ in turns)
+        around = kept.get(roles)
+        if around is None:
+            probe = self._pieces([(role, f"{PLAIN_WORDS} {index}") for index, role in enumerate(roles)])
+            around = _around(probe, len(turns))
+            if around is None:
+                return self._pieces(turns)
+            if len(kept) < KEPT_ROLES_MOST:
+                kept[roles] = around
+        pieces = [Piece(around[0], False)] if around[0] else []
+        for (_, content), text in zip(turns, around[1:], strict=True):
+            pieces.append(Piece(content, True))
+            if text:
+                pieces.append(Piece(text, False))
         return pieces
 
     def _pieces(self, turns: Sequence[tuple[str, str]]) -> list[Piece]:
@@ -142,6 +167,25 @@ class ChatTemplate:
         except InvalidRequest:
             return False
         return True
+
+
+def _is_plain(content: str) -> bool:
+    """Tell whether a template puts `content` where it stands: not empty, no outer whitespace to trim."""
+    return bool(content) and not content[0].isspace() and not content[-1].isspace()
+
+
+def _around(probe: Sequence[Piece], contents: int) -> list[str] | None:
+    """Return the template's text before, between and after the probe's contents; None where their order is not ours."""
+    around, seen = [""], 0
+    for text, from_user in probe:
+        if not from_user:
+            around[-1] += text
+            continue
+        if text != f"{PLAIN_WORDS} {seen}":
+            return None
+        seen += 1
+        around.append("")
+    return around if seen == contents else None
 
 
 def _joined(pieces: Sequence[Piece]) -> str:
