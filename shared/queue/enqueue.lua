@@ -24,7 +24,7 @@ local function open_lane(name)
     call('HSET', fair, 'virtual', virtual)
   end
   call('PEXPIRE', fair, fair_keep)
-  lanes[name] = { queue = queue, fair = fair, depth = depth, virtual = tonumber(virtual) }
+  lanes[name] = { queue = queue, fair = fair, depth = depth, virtual = tonumber(virtual), finish = {} }
   return lanes[name]
 end
 
@@ -38,8 +38,9 @@ for i = 5, #ARGV, 11 do
     verdict = 'queue_full'
   else
     local account, deadline = ARGV[i + 3], ARGV[i + 10]
-    local start = math.max(lane.virtual, tonumber(call('HGET', lane.fair, account) or 0))
-    call('HSET', lane.fair, account, start + ARGV[i + 7])
+    local finish = lane.finish[account] or tonumber(call('HGET', lane.fair, account) or 0)
+    local start = math.max(lane.virtual, finish)
+    lane.finish[account] = start + ARGV[i + 7]
     call('HSET', state, 'status', 'queued', 'attempt', 0, 'owner', '', 'seq', 0, 'deaths', 0,
       'reader', ARGV[i + 5], 'resumable', ARGV[i + 6], 'lane', ARGV[i + 2], 'account', account, 'key', ARGV[i + 4],
       'reserved_ms', ARGV[i + 8], 'queue_deadline_ms', ARGV[i + 9], 'deadline_ms', deadline, 'queued_ms', now,
@@ -52,6 +53,11 @@ for i = 5, #ARGV, 11 do
     woken = true
   end
   verdicts[#verdicts + 1] = verdict
+end
+for _, lane in pairs(lanes) do
+  for account, finish in pairs(lane.finish) do
+    call('HSET', lane.fair, account, finish)
+  end
 end
 if woken then
   wake()
