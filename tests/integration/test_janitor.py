@@ -3,7 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +14,7 @@ import pytest
 
 from shared import keys
 from shared.catalogue import Model
+from shared.channel import read_log
 from shared.clock import SystemClock
 from shared.connections import Database, Redis
 from shared.crash_points import CrashPoints
@@ -24,7 +28,7 @@ from shared.presence import ModelPresence, Presence, announce, read_catalogue
 from shared.queue.client import QueueClient
 from shared.queue.settlements import SettlementQueue
 from shared.settings import Settings, SettlementSettings
-from shared.wire import VERSION, Chunk, End, Seal, Usage, encode
+from shared.wire import VERSION, Chunk, End, Job, Message, Sampling, Seal, Usage, decode_finish, encode
 from tests.integration.ledger_factories import (
     MODEL,
     PRICES,
@@ -39,7 +43,10 @@ from workers.janitor.sweep import Sweeper
 from workers.janitor.worker import open_janitor
 
 OLD_SECONDS = 31
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 15.0
+ROOT = Path(__file__).parents[2]
+SERVE = "import asyncio; from workers.janitor.worker import serve; from shared.settings import load_settings; "
+SERVE += "asyncio.run(serve(load_settings()))"
 
 
 @pytest.fixture
@@ -78,6 +85,29 @@ async def reserve(
     row = make_reserve(customer, hold=200, age_seconds=age_seconds, **changes)
     await reserve_many(database, [row])
     return row
+
+
+def make_job(row: Reserve) -> Job:
+    return Job(
+        version=VERSION,
+        request_id=row.request_id,
+        account_id=row.account_id,
+        key_id=row.key_id,
+        model=row.model,
+        messages=(Message("user", "hello"),),
+        sampling=Sampling(),
+        prices=row.prices,
+        hold=row.hold_full,
+        default_max_tokens=4,
+        reader="node_1",
+        resumable=False,
+        lane="interactive",
+        weight=1,
+        cost_tokens=12,
+        reserved_ms=row.reserved_ms,
+        queue_deadline_ms=row.queue_deadline_ms,
+        deadline_ms=row.deadline_ms,
+    )
 
 
 async def write_state(redis: Redis, row: Reserve, *, status: str = "claimed") -> None:
@@ -215,6 +245,7 @@ async def test_records_that_keep_coming_do_not_stop_the_sweep(
         assert await sweeper.sweep() == 1
     finally:
         busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
 
     assert await ending(database, row) == ("failed", "not_run", 0)
 
@@ -304,6 +335,59 @@ async def test_the_janitor_sweeps_by_itself_and_survives_redis_cutting_it_off(
                 await asyncio.sleep(0.02)
         stopping.set()
         await running
+
+
+async def test_a_request_whose_model_no_worker_has_ends_when_its_patience_is_over(
+    database: Database, redis: Redis, settings: Settings, customer: Customer
+) -> None:
+    row = await reserve(database, customer, age_seconds=1, queue_deadline_ms=SystemClock().unix_ms() + 50)
+    seal = make_seal(settings)
+    queue = QueueClient(redis, seal, settings.queue)
+    assert await queue.enqueue(make_job(row)) == "queued"
+    await queue.close()
+    stopping = asyncio.Event()
+
+    async with open_janitor(settings) as janitor:
+        running = asyncio.create_task(janitor.run(settings.stores.redis_url, stopping))
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (entries := await redis.xrange(keys.settlement(MODEL))):
+                await asyncio.sleep(0.02)
+        stopping.set()
+        await running
+
+    finish = decode_finish(seal.open(entries[0][1][b"f"]))
+    [chunk] = await read_log(redis, MODEL, row.request_id)
+    assert (finish.status, finish.code, finish.usage) == ("failed", "model_unavailable", Usage())
+    assert chunk.end is not None
+    assert await settle_many(database, [finish]) == ["settled"]
+
+
+async def test_a_janitor_killed_behind_its_fence_leaves_the_closing_to_the_next_one(
+    database: Database, redis: Redis, settings: Settings, customer: Customer
+) -> None:
+    row = await reserve(database, customer)
+    environment = os.environ | {
+        "DATABASE_URL": settings.stores.database_url,
+        "REDIS_URL": settings.stores.redis_url,
+        "INFERBASE_KEY_PEPPER": settings.secrets.key_pepper,
+        "INFERBASE_WIRE_KEY": settings.secrets.wire_key,
+        "INFERBASE_SWEEP_SECONDS": "1",
+        "INFERBASE_CRASH_POINT": "janitor_after_fence",
+        "INFERBASE_LOG_LEVEL": "error",
+    }
+    first = await asyncio.to_thread(
+        subprocess.Popen, [sys.executable, "-c", SERVE], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    )
+    assert await asyncio.to_thread(first.wait, WAIT_SECONDS) == -signal.SIGKILL
+    assert await ending(database, row) is None
+    assert await redis.exists(keys.tombstone(MODEL, row.request_id))
+
+    session = Session(database)
+    assert await make_sweeper(settings, session, redis).sweep() == 1
+
+    await session.close()
+    assert await ending(database, row) == ("failed", "not_run", 0)
+    await assert_clean(database, quiesced=True)
 
 
 async def test_sigterm_stops_the_process_cleanly(settings: Settings, customer: Customer) -> None:

@@ -73,11 +73,13 @@ async def open_janitor(settings: Settings) -> AsyncIterator["Janitor"]:
         )
         upkeep = Upkeep(session=sessions[0], redis=redis, close=close, clock=clock)
         reaper = Reaper(redis, seal, settings.queue, ids.new_owner_id(), overdue_code=upkeep.overdue_code)
+        queue = QueueClient(redis, seal, settings.queue, clock)
+        stack.push_async_callback(queue.close)
         sweeper = Sweeper(
             settings.settlement,
             session=sessions[1],
             redis=redis,
-            queue=QueueClient(redis, seal, settings.queue, clock),
+            queue=queue,
             settlements=SettlementQueue(redis, settings.settlement),
             crash=crash,
             clock=clock,

@@ -21,7 +21,8 @@ SELECT s.id, s.id, 'system', NULL,
 CREATE VIEW v_request AS
 SELECT r.request_id AS id, r.request_id, r.account_id, r.key_id, r.model, r.stream, r.lane, r.resumable,
        CASE WHEN o.request_id IS NULL THEN 'closed' ELSE 'open' END AS state, u.status, r.hold,
-       CASE WHEN o.request_id IS NULL THEN 0 ELSE r.hold END AS held, u.cost, r.prompt_price, r.cached_price, r.completion_price,
+       CASE WHEN o.request_id IS NULL THEN 0 ELSE r.hold END AS held, u.cost,
+       r.prompt_price, r.cached_price, r.completion_price,
        r.prompt_bound, r.max_tokens, to_timestamp(r.reserved_ms / 1000.0) AS reserved_at,
        to_timestamp(r.queue_deadline_ms / 1000.0) AS queue_deadline, to_timestamp(r.deadline_ms / 1000.0) AS deadline,
        u.created_at AS closed_at, r.delivered_tokens, r.delivered_seq, r.prompt_tokens AS witnessed_prompt_tokens,
@@ -32,6 +33,6 @@ SELECT r.request_id AS id, r.request_id, r.account_id, r.key_id, r.model, r.stre
 
 CREATE VIEW v_usage AS
 SELECT id, request_id, account_id, key_id, model, status, code, finish_reason, stream, prompt_tokens, cached_tokens,
-       completion_tokens, prompt_tokens + completion_tokens AS total_tokens, cost, prefill_began, attempts, queue_ms,
+       completion_tokens, prompt_tokens::BIGINT + completion_tokens AS total_tokens, cost, prefill_began, attempts, queue_ms,
        ttft_ms, latency_ms, created_at
   FROM usage;
