@@ -33,6 +33,7 @@ _SETTINGS: Final = {
     "appendfsync": "everysec",
     "save": '""',
     "maxmemory-policy": "noeviction",
+    "stream-node-max-bytes": "1024",  # a log is short: nodes of 4 KiB would make it three times as large
     "client-output-buffer-limit": "pubsub 512mb 256mb 60",
     "databases": "16",
     "tcp-keepalive": "60",

@@ -23,6 +23,7 @@ class Claimed(msgspec.Struct, frozen=True):
     more: bool  # jobs are left that this worker could claim at once
     suspects_wait: bool
     cleared: set[str]  # held suspects that proved harmless
+    woken: str | None  # the list that gave a wake token
 
 
 class Claimer:
@@ -45,9 +46,10 @@ class Claimer:
         command = _CLAIM.command(fair_keys(model), self._arguments(model, most, held))
         before = (("BLPOP", *wake, str(wait_seconds)),) if wake else ()
         async with asyncio.timeout(wait_seconds + self._settings.lease_seconds / 2):
-            more, suspects, cleared, rows = await self._line.run(_CLAIM, *before, command)
+            *waited, (more, suspects, cleared, rows) = await self._line.run_all(_CLAIM, *before, command)
             claims = await self._reader.read(model, rows) if rows else []
-        return Claimed(claims, bool(more), bool(suspects), {held_id.decode() for held_id in cleared})
+        woken = waited[0][0].decode() if waited and waited[0] else None
+        return Claimed(claims, bool(more), bool(suspects), {held_id.decode() for held_id in cleared}, woken)
 
     async def return_strays(self, models: Sequence[str], *, known: Collection[str], keeper: Keeper) -> int:
         """Give back what Redis says this worker holds and the worker does not know: the reply of its claim was lost."""

@@ -43,15 +43,19 @@ class Line:
                     answers.append(error)
         return answers
 
-    async def run(self, script: Script, *commands: tuple[Argument, ...]) -> Any:
-        """Exchange `commands`, the last of which runs `script`, and return its answer; load it where it is missing."""
+    async def run(self, script: Script, command: tuple[Argument, ...]) -> Any:
+        """Exchange `command`, which runs `script`, and return its answer; load it where it is missing."""
+        return (await self.run_all(script, command))[0]
+
+    async def run_all(self, script: Script, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Exchange `commands`, the last of which runs `script`, return their answers; load the script if need be."""
         answers = await self.exchange(*commands)
         if isinstance(answers[-1], redis_exceptions.NoScriptError):
-            answers += await self.exchange(("SCRIPT", "LOAD", script.text), commands[-1])
-        for each in (*answers[: len(commands) - 1], answers[-1]):
+            answers[-1] = (await self.exchange(("SCRIPT", "LOAD", script.text), commands[-1]))[-1]
+        for each in answers:
             if isinstance(each, Exception):
                 raise each
-        return answers[-1]
+        return answers
 
     async def close(self) -> None:
         """Disconnect."""

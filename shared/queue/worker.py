@@ -7,6 +7,7 @@ through `claim.cancel` why to stop; Redis may go away and come back; after `drai
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from signal import Signals
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -100,6 +101,7 @@ class LeasedWorker(Worker):
         self._claiming: asyncio.Task[None] | None = None
         self._to_return: list[Claim] = []  # they ran here when Redis went out of reach
         self._lost_reply = False  # a claim may have been answered without our reading it
+        self._last_woken = ""  # the model whose jobs probably come next: claimed in the round trip of the wait
         self._reachable = True
         self._draining = False
         self._stopped = asyncio.Event()
@@ -188,14 +190,16 @@ class LeasedWorker(Worker):
                 delay = min(2 * delay, RETRY_SECONDS_MOST)
 
     async def _claim(self, free: list[str], more: bool, suspects_wait: bool) -> tuple[bool, bool]:
-        """Claim once of each model in `free`, after a wake token unless `more` is known to be there."""
+        """Claim of the model that wakes this worker; of each in `free` where nothing wakes it or `more` is there."""
         held = self._running.suspects
         wait = (
             min(self._settings.poll_seconds, SUSPECT_SECONDS) if suspects_wait and held else self._settings.poll_seconds
         )
         wake = () if more else tuple(keys.wake(model) for model in free)
         more, suspects_wait = False, False
-        for model in free:
+        left = deque(sorted(free, key=lambda model: model != self._last_woken))
+        while left:
+            model = left.popleft()
             most = claim_size(self._free_slots(model), self._settings.claim_most)
             if most == 0:
                 continue
@@ -203,6 +207,9 @@ class LeasedWorker(Worker):
             held.difference_update(claimed.cleared)
             await self._start(claimed.claims)
             more, suspects_wait, wake = more or claimed.more, suspects_wait or claimed.suspects_wait, ()
+            if claimed.woken is not None:
+                self._last_woken = next(each for each in free if keys.wake(each) == claimed.woken)
+                left = deque([self._last_woken] if self._last_woken != model else [])
         return more, suspects_wait
 
     async def _beat_loop(self) -> None:
