@@ -21,7 +21,8 @@ class Client:
     The cut ends the block silently and sets `gone`; what must be tidied belongs into `finally`.
     """
 
-    # Invariants: `gone` is set before the task is cancelled for it; after `_complete` nobody is cut any more.
+    # Invariants: `gone` is set before the task is cancelled for it; after `_complete` nobody is cut any more, unless
+    # the last write is stuck; `_task` is None outside of the block.
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, slow_reader_seconds: float) -> None:
         self.started = False
@@ -40,19 +41,25 @@ class Client:
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
         self._watcher = self._loop.create_task(self._watch())
-        self._timer = self._loop.call_later(self._slow_reader_seconds / 2, self._check_reader)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        assert self._task is not None and self._watcher is not None and self._timer is not None
-        self._watcher.cancel()
-        self._timer.cancel()
+        task, watcher, timer = self._task, self._watcher, self._timer
+        assert task is not None and watcher is not None
+        self._task = self._watcher = self._timer = None  # no cycles: garbage of every request would cost collections
+        if not self._complete:  # else it is about to end by itself
+            watcher.cancel()
+        if timer is not None:
+            timer.cancel()
         if not self.gone or kind is not asyncio.CancelledError:
             return False
-        return self._task.uncancel() == 0  # else somebody else cancelled the task too
+        return task.uncancel() == 0  # else somebody else cancelled the task too
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the status and the headers."""
         self.started = True
+        if self._task is not None:
+            self._timer = self._loop.call_later(self._slow_reader_seconds / 2, self._check_reader)
+        self._sending_since = self._loop.time()
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
@@ -86,8 +93,7 @@ class Client:
         self._timer = self._loop.call_later(self._slow_reader_seconds / 4, self._check_reader)
 
     def _cut(self) -> None:
-        if self._complete or self.gone:
+        if self._complete or self.gone or self._task is None:
             return
         self.gone = True
-        assert self._task is not None
         self._task.cancel()
