@@ -19,8 +19,8 @@ ResultT = TypeVar("ResultT")
 class Batcher(Generic[ItemT, ResultT]):
     """Sends items in batches of at most `most`, one batch in flight, at most `waiting_most` waiting.
 
-    Where a batch costs much more than an item, `gather_seconds` is the least time between two batches, unless
-    `gather_most` items wait.
+    Where a batch costs much more than an item, `gather_seconds` is the least time from a batch of several to the next
+    one, unless `gather_most` items wait: who comes alone is not delayed.
 
     `send` answers one result per item, in order; what it raises reaches every waiter of the batch. Retries and the
     halving of a failing batch belong to `send`, which knows the errors of its store.
@@ -77,6 +77,8 @@ class Batcher(Generic[ItemT, ResultT]):
                 if self._gather_seconds:
                     await self._gather()
                 size = min(self._most, len(self._waiting))
+                if size > 1:
+                    self._send_at = asyncio.get_running_loop().time() + self._gather_seconds
                 batch = [self._waiting.popleft() for _ in range(size)]
                 await self._send_batch(batch)
         finally:
@@ -84,8 +86,7 @@ class Batcher(Generic[ItemT, ResultT]):
 
     async def _gather(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        if now < self._send_at and len(self._waiting) < self._gather_most:
+        if loop.time() < self._send_at and len(self._waiting) < self._gather_most:
             self._gathered = loop.create_future()
             timer = loop.call_at(self._send_at, _wake, self._gathered)
             try:
@@ -93,7 +94,6 @@ class Batcher(Generic[ItemT, ResultT]):
             finally:
                 timer.cancel()
                 self._gathered = None
-        self._send_at = loop.time() + self._gather_seconds
 
     async def _send_batch(self, batch: list[tuple[ItemT, "asyncio.Future[ResultT]"]]) -> None:
         try:

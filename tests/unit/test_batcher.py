@@ -104,26 +104,36 @@ async def test_flush_returns_once_everything_is_answered() -> None:
     assert all(future.done() for future in futures)
 
 
-async def test_a_gathering_batcher_sends_the_first_item_at_once_and_the_next_ones_together() -> None:
+async def test_who_comes_alone_is_never_held_back_by_gathering() -> None:
+    store = Store()
+    batcher = Batcher(store.send, gather_seconds=30.0)
+
+    async with asyncio.timeout(5):
+        for number in range(5):
+            await batcher.submit(number)
+
+    assert store.batches == [[0], [1], [2], [3], [4]]
+
+
+async def test_after_a_batch_of_several_the_next_ones_gather() -> None:
     store = Store()
     batcher = Batcher(store.send, gather_seconds=0.01)
     started = asyncio.get_running_loop().time()
+    await asyncio.gather(batcher.submit(1), batcher.submit(2))
 
-    await batcher.submit(1)
-    first_after = asyncio.get_running_loop().time() - started
-    second = batcher.submit(2)
-    await turn()
     third = batcher.submit(3)
-    await asyncio.gather(second, third)
+    await turn()
+    fourth = batcher.submit(4)
+    await asyncio.gather(third, fourth)
 
-    assert store.batches == [[1], [2, 3]]
-    assert first_after < 0.01 <= asyncio.get_running_loop().time() - started
+    assert store.batches == [[1, 2], [3, 4]]
+    assert asyncio.get_running_loop().time() - started >= 0.01
 
 
 async def test_a_gathering_batcher_does_not_wait_where_enough_is_there() -> None:
     store = Store()
     batcher = Batcher(store.send, gather_seconds=30.0, gather_most=3)
-    await batcher.submit(1)
+    await asyncio.gather(batcher.submit(0), batcher.submit(1))
 
     futures = [batcher.submit(2)]
     await turn()
@@ -131,4 +141,4 @@ async def test_a_gathering_batcher_does_not_wait_where_enough_is_there() -> None
 
     async with asyncio.timeout(5):
         assert await asyncio.gather(*futures) == [4, 6, 8]
-    assert store.batches == [[1], [2, 3, 4]]
+    assert store.batches == [[0, 1], [2, 3, 4]]

@@ -2,9 +2,9 @@
 -- what was used (usage) and every movement of credits (transfers).
 -- Money is BIGINT nanocredits. Moments that cross processes are Unix milliseconds, as in Redis and on the wire; moments
 -- that only the database knows are timestamptz.
--- requests, open_requests, usage and transfers carry no foreign keys: their rows are written only by the functions of the next
--- migrations, which join the parent row under its lock; a foreign key would look each parent up a second time
--- for every row. Parents cannot be deleted, and `inferbase audit` checks every reference.
+-- requests, open_requests, usage and transfers carry no foreign keys: their rows are written only by the functions of
+-- the next migrations, which join the parent row under its lock; a foreign key would look each parent up a second
+-- time for every row. Parents cannot be deleted, and `inferbase audit` checks every reference.
 
 CREATE TABLE accounts (
     balance BIGINT NOT NULL DEFAULT 0,
@@ -113,8 +113,8 @@ CREATE TABLE usage (
 
 CREATE INDEX usage_of_account ON usage (account_id, id);
 
--- One immutable row moves `amount` from one account to another. Exactly one side is a customer (account_id); the other is
--- a system account, `deposits` or `revenue`, whose balance is stored nowhere: it is the sum of these rows.
+-- One immutable row moves `amount` from one account to another. Exactly one side is a customer (account_id); the other
+-- is a system account, `deposits` or `revenue`, whose balance is stored nowhere: it is the sum of these rows.
 -- `position` numbers a customer's transfers from 1 without gaps; `balance_after` is the customer's.
 CREATE TABLE transfers (
     amount BIGINT NOT NULL CHECK (amount > 0),

@@ -70,7 +70,7 @@ BEGIN
 END
 $$;
 
--- Decides row by row, accounts being locked. `holds` is what a reserved row holds, `new_holds` what is yet to be inserted.
+-- Decides row by row, accounts being locked. `holds`: what a reserved row holds; `new_holds`: what is yet to be inserted.
 -- An idempotency key is free again after a day, or when the run that used it closed without a charge.
 CREATE FUNCTION decide_reservations(
     request_ids TEXT[], account_ids TEXT[], key_ids TEXT[], holds_full BIGINT[], holds_least BIGINT[],

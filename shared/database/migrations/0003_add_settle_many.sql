@@ -1,5 +1,6 @@
--- Closes many requests in one statement: cost by the table of endings from the row's own price snapshot, hold given back,
--- usage written, transfer written. First writer wins: a row that is closed, foreign, or dearer than its hold is untouched.
+-- Closes many requests in one statement: cost by the table of endings from the row's own price snapshot, hold given
+-- back, usage written, transfer written. First writer wins: a row that is closed, foreign, or dearer than its hold is
+-- untouched.
 -- The caller sends no request id twice in one call.
 
 CREATE FUNCTION cost_of(

@@ -49,8 +49,8 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_mer
      WHERE requests.request_id = seen.request_id
 $$;
 
--- Moves credits from `deposits` to a customer, once per transfer id; returns the row, old or new, or none if the account
--- does not exist.
+-- Moves credits from `deposits` to a customer, once per transfer id; returns the row, old or new, or none if the
+-- account does not exist.
 CREATE FUNCTION deposit(transfer_id TEXT, customer_id TEXT, credits BIGINT, reason TEXT) RETURNS SETOF transfers
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -33,6 +33,7 @@ SELECT r.request_id AS id, r.request_id, r.account_id, r.key_id, r.model, r.stre
 
 CREATE VIEW v_usage AS
 SELECT id, request_id, account_id, key_id, model, status, code, finish_reason, stream, prompt_tokens, cached_tokens,
-       completion_tokens, prompt_tokens::BIGINT + completion_tokens AS total_tokens, cost, prefill_began, attempts, queue_ms,
+       completion_tokens, prompt_tokens::BIGINT + completion_tokens AS total_tokens, cost, prefill_began, attempts,
+       queue_ms,
        ttft_ms, latency_ms, created_at
   FROM usage;
