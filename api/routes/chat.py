@@ -6,6 +6,7 @@ errors and shapes are the same functions as everywhere.
 
 import asyncio
 import re
+from contextlib import suppress
 from typing import Final
 
 from litestar import asgi
@@ -13,14 +14,14 @@ from litestar.types import Receive, Scope, Send
 
 from api.body import ClientLeft, check_json, linger, read_body, worth_stopping
 from api.client import Client
-from api.errors import http_error, internal_error
+from api.errors import HttpError, http_error, internal_error
 from api.node import Node
 from api.sse import error as error_as_event
 from api.stream import Relay
 from shared import log
 from shared.database.api_keys import Principal
 from shared.dispatch import Answer, Submission
-from shared.errors import InvalidRequest, Refusal
+from shared.errors import DependencyUnavailable, InvalidRequest, Refusal
 from shared.openai.decode import decode_chat
 from shared.openai.request import ChatRequest
 from shared.settings import ApiSettings
@@ -28,6 +29,7 @@ from shared.settings import ApiSettings
 LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread
 IGNORED_NAMES_MOST: Final = 32
 IGNORED_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+GOODBYE_SECONDS: Final = 0.5
 WAIT_HEADER: Final = "Inferbase-Wait"
 
 logger = log.get_logger("chat")
@@ -101,9 +103,25 @@ async def _complete(node: Node, client: Client, submission: Submission, request:
         if not client.started or not request.stream:
             raise refusal from None
         await client.write(error_as_event(refusal), more=False)
+    except asyncio.CancelledError:
+        if not client.gone:
+            await _say_stopping(client, request, answer.request_id)
+        raise
     finally:
         answer.close()
         _tell(answer, request, relay, code)
+
+
+async def _say_stopping(client: Client, request: ChatRequest, request_id: str) -> None:
+    """End a response honestly whose time to finish is over, since this process stops."""
+    stopping = DependencyUnavailable("This server is stopping: retry.", retry_after_seconds=1, request_id=request_id)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            if not client.started:
+                answer = http_error(stopping)
+                await client.answer(answer.status, _encoded(answer), answer.body)
+            elif request.stream:
+                await client.write(error_as_event(stopping), more=False)
 
 
 def _tell(answer: Answer, request: ChatRequest, relay: Relay, code: str | None) -> None:
@@ -121,13 +139,17 @@ def _tell(answer: Answer, request: ChatRequest, relay: Relay, code: str | None) 
 
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send, *, unread: bool) -> None:
     answer = http_error(refusal, allow="POST" if refusal.code == "method_not_allowed" else "")
-    headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    headers = _encoded(answer)
     if unread:  # a body may still be on its way: read on for a moment, then close
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": unread})
     if unread:
         await linger(receive, send)
+
+
+def _encoded(answer: HttpError) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in answer.headers.items()]
 
 
 def _headers(answer: Answer, request: ChatRequest) -> list[tuple[bytes, bytes]]:

@@ -168,8 +168,9 @@ class Keys:
 class Edge:
     """A served edge: its address, its fakes, and a client with a key."""
 
-    def __init__(self, port: int, node: Node, dispatcher: FakeDispatcher, keys: Keys) -> None:
-        self.port = port
+    def __init__(self, served: "Served", node: Node, dispatcher: FakeDispatcher, keys: Keys) -> None:
+        self.port = port = served.port
+        self.stop = served.stop
         self.node = node
         self.dispatcher = dispatcher
         self.keys = keys
@@ -196,34 +197,50 @@ def body(**fields: Any) -> bytes:
 
 
 @asynccontextmanager
-async def open_edge(**api: Any) -> AsyncIterator[Edge]:
+async def open_edge(*, drain_seconds: int = 2, **api: Any) -> AsyncIterator[Edge]:
     """Serve the edge on loopback with fakes behind it."""
     settings = Settings(api=ApiSettings(**api), secrets=SecretSettings(key_pepper=PEPPER, wire_key="w" * 32))
     dispatcher, keys = FakeDispatcher(), Keys()
     with ThreadPoolExecutor(1) as decoders:
         node = _fake_node(settings, dispatcher, keys, decoders)
-        async with serve_app(settings, lambda _: contextlib.nullcontext(node)) as port:
-            edge = Edge(port, node, dispatcher, keys)
+        async with serve_app(settings, lambda _: contextlib.nullcontext(node), drain_seconds=drain_seconds) as server:
+            edge = Edge(server, node, dispatcher, keys)
             async with edge.client:
                 yield edge
 
 
 @asynccontextmanager
-async def serve_app(settings: Settings, open_node: Callable[[Settings], Any]) -> AsyncIterator[int]:
+async def serve_app(
+    settings: Settings, open_node: Callable[[Settings], Any], *, drain_seconds: int = 2
+) -> AsyncIterator["Served"]:
     """Serve the application on a free port of loopback, in this event loop."""
     app = create_app(settings, open_node=open_node)
-    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=2, **protocol_options()))
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=drain_seconds, **protocol_options()))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     task = asyncio.create_task(server._serve([listener]))
     while not server.started:
         await asyncio.sleep(0.005)
         assert not task.done(), task.exception()
+    served = Served(listener.getsockname()[1], server, task)
     try:
-        yield listener.getsockname()[1]
+        yield served
     finally:
-        server.should_exit = True
-        await task
+        await served.stop()
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, port: int, server: uvicorn.Server, task: asyncio.Task[None]) -> None:
+        self.port = port
+        self._server = server
+        self._task = task
+
+    async def stop(self) -> None:
+        """Stop accepting, let streams finish for the drain time, close; as a signal does."""
+        self._server.should_exit = True
+        await self._task
 
 
 def _fake_node(settings: Settings, dispatcher: FakeDispatcher, keys: Keys, decoders: ThreadPoolExecutor) -> Node:

@@ -56,8 +56,8 @@ async def product(settings: Settings, database: Database) -> AsyncIterator[Produ
         await models.add_model(
             connection, Model(id="Org/m", engine="simulator", context=4096, prices=Prices(100, 50, 300))
         )
-    async with open_node(settings) as node, serve_app(settings, lambda _: _Held(node)) as port:
-        product = Product(port, database, settings)
+    async with open_node(settings) as node, serve_app(settings, lambda _: _Held(node)) as served:
+        product = Product(served.port, database, settings)
         product.nodes.append(node)
         async with product.client:
             yield product

@@ -298,6 +298,43 @@ async def test_a_connection_serves_one_completion_after_another(edge: Edge) -> N
     assert [answer.closed for answer in edge.dispatcher.answers] == [1] * 6
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stopping_server_lets_its_answers_finish(edge: Edge, stream: bool) -> None:
+    edge.dispatcher.script = [chunk(1, "a")]
+    asked = asyncio.create_task(edge.complete(stream=stream))
+    answer = await running(edge)
+    await until(lambda: answer.told or not stream)
+    stopping = asyncio.create_task(edge.stop())
+    await asyncio.sleep(0.02)
+
+    answer.push(chunk(2, "b", finish="stop"), end(3))
+
+    response = await asked
+    assert response.status_code == 200
+    assert response.text.endswith("[DONE]\n\n" if stream else "}")
+    await asyncio.wait_for(stopping, 2)
+    assert answer.closed == 1
+
+
+@pytest.mark.parametrize("script", [[], [chunk(1, "a")]], ids=["before the first token", "in the middle"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_does_not_finish_in_time_ends_honestly(stream: bool, script: list[Any]) -> None:
+    async with open_edge(drain_seconds=1) as edge:
+        edge.dispatcher.script = script
+        asked = asyncio.create_task(edge.complete(stream=stream))
+        answer = await running(edge)
+        await until(lambda: answer.told or not (stream and script))
+
+        await edge.stop()
+
+        response = await asked
+        assert answer.closed == 1
+        if stream and script:
+            assert events(response.text)[-1]["error"]["code"] == "dependency_unavailable"
+        else:
+            assert response.status_code == 503
+
+
 @pytest.mark.parametrize(
     ("wait", "status", "patience"), [("0", 200, 0), ("600", 200, 600), ("601", 400, 0), ("-1", 400, 0), ("x", 400, 0)]
 )
