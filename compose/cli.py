@@ -38,7 +38,10 @@ def main() -> None:
     try:
         app()
     except InferbaseError as error:
-        complain(error.message)
+        complain(f"{error.message} ({error.__cause__})" if error.__cause__ else error.message)
+        sys.exit(1)
+    except UnicodeError:
+        complain("an argument is not valid UTF-8")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -12,7 +12,7 @@ from compose.data_folder import Credentials, DataFolder
 from compose.errors import StartFailed
 from shared import ids, secrets
 from shared.catalogue import Model
-from shared.connections import Connection, open_database, open_redis
+from shared.connections import Connection, open_database, open_redis, postgres_errors, redis_errors
 from shared.database.accounts import create_account, credit_balance, list_accounts
 from shared.database.api_keys import create_key, find_key
 from shared.database.migrate import migrate
@@ -39,6 +39,11 @@ async def provision(settings: Settings, folder: DataFolder, model: Model | None,
     `model` None: `wanted` must be in the catalogue already. Raises StartFailed, DependencyUnavailable.
     """
     await migrate(settings.stores.database_url)
+    with redis_errors(), postgres_errors():
+        return await _provision(settings, folder, model, wanted=wanted)
+
+
+async def _provision(settings: Settings, folder: DataFolder, model: Model | None, *, wanted: str | None) -> Provisioned:
     async with (
         open_database(settings.stores, role="up") as database,
         open_redis(settings.stores, role="up") as redis,

@@ -27,6 +27,8 @@ _POSTGRES_DOWN = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     asyncpg.InterfaceError,
 )
 _REDIS_DOWN = (OSError, TimeoutError, redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)

@@ -159,7 +159,9 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
             values[field.name] = field.type(**_section(field.type, source))
         else:
             values |= _value(field, source)
-    return Settings(**values)
+    settings = Settings(**values)
+    _check_addresses(settings.stores)
+    return settings
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -190,6 +192,14 @@ def require_secrets(settings: Settings, *names: str) -> SecretSettings:
         if len(getattr(settings.secrets, name).encode()) < SECRET_BYTES_LEAST:
             raise SettingsInvalid(f"{PREFIX}{name.upper()} must be set to at least {SECRET_BYTES_LEAST} bytes")
     return settings.secrets
+
+
+def _check_addresses(stores: StoreSettings) -> None:
+    """Refuse what no driver would understand; the address itself is not shown, since it may hold a password."""
+    if stores.database_url and not stores.database_url.startswith(("postgresql://", "postgres://")):
+        raise SettingsInvalid("DATABASE_URL must start with postgresql://")
+    if not stores.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsInvalid("REDIS_URL must start with redis://, rediss:// or unix://")
 
 
 def _section(section: type[msgspec.Struct], source: Mapping[str, str]) -> dict[str, Any]:

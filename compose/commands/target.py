@@ -73,9 +73,11 @@ def _is_complete(settings: Settings, process: str) -> bool:
 
 
 async def _run(settings: Settings, work: Callable[[Target], Awaitable[T]]) -> T:
-    from shared.connections import open_database, open_redis
+    from shared.connections import open_database, open_redis, postgres_errors, redis_errors
 
     async with AsyncExitStack() as stack:
+        stack.enter_context(redis_errors())
+        stack.enter_context(postgres_errors())
         database = await stack.enter_async_context(open_database(settings.stores, role="cli"))
         redis = await stack.enter_async_context(open_redis(settings.stores, role="cli"))
         connection = await stack.enter_async_context(database.acquire())

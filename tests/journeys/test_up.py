@@ -24,7 +24,7 @@ def start(store_folder: Path, request: pytest.FixtureRequest) -> Iterator[Start]
     started: list[LocalProduct] = []
 
     def begin(*arguments: str, environment: dict[str, str] | None = None) -> LocalProduct:
-        folder = store_folder / request.node.name
+        folder = store_folder / re.sub(r"\W", "_", request.node.name)[:80]
         folder.mkdir(mode=0o711, exist_ok=True)
         started.append(LocalProduct(folder, "--engine", "simulator", *arguments, environment=environment))
         return started[-1]
@@ -183,6 +183,28 @@ def test_given_stores_are_used_instead_of_embedded_ones(start: Start, database_u
     assert product.ready["database_url"] == database_url
     assert product.ready["redis_url"] == redis_url
     assert not {"postgres", "valkey"} & {process["role"] for process in product.ready["processes"]}
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"DATABASE_URL": "postgresql://127.0.0.1:1/none"}, "The database is unavailable: retry shortly."),
+        ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "The queue is unavailable: retry shortly."),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL must start with postgresql://"),
+        ({"REDIS_URL": "nonsense"}, "REDIS_URL must start with redis://"),
+        ({"INFERBASE_LEASE_SECONDS": "soon"}, "INFERBASE_LEASE_SECONDS: "),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line_and_a_failure(
+    start: Start, environment: dict[str, str], line: str
+) -> None:
+    product = start(environment=environment)
+
+    status = product.process.wait(30)
+
+    assert status == 1
+    assert product.errors.read_text().startswith(f"inferbase: {line}")
+    assert product.errors.read_text().count("\n") == 1
 
 
 def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalProduct) -> None:
