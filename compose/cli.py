@@ -36,13 +36,14 @@ app.add_typer(model_catalogue.app)
 def main() -> None:
     """Run the command line; the one place where an error of ours becomes a line on stderr and a status."""
     try:
+        "".join(sys.argv).encode()  # bytes that are no UTF-8 stand as lone surrogates in there
         app()
     except InferbaseError as error:
         complain(f"{error.message} ({error.__cause__})" if error.__cause__ else error.message)
         sys.exit(1)
     except UnicodeError:
         complain("an argument is not valid UTF-8")
-        sys.exit(1)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does

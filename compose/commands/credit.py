@@ -12,6 +12,8 @@ from shared.pricing import format_credits, parse_credits
 
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Id of the account (acct_…).", show_default=False)]
 
+DESCRIPTION_CHARACTERS_MOST = 200
+
 app = noun("credits", "Credits: prepaid money; 1 credit = 1 USD.")
 
 
@@ -35,6 +37,8 @@ def grant(
     from shared.database.transfers import deposit
 
     nanocredits = _nanocredits(amount)
+    if not description.isprintable() or len(description) > DESCRIPTION_CHARACTERS_MOST:
+        raise CommandFailed(f"a description has at most {DESCRIPTION_CHARACTERS_MOST} printable characters")
 
     async def work(target: Target) -> dict[str, Any]:
         row = await deposit(
