@@ -1,6 +1,7 @@
 """HTTP/1.1 on a socket: uvicorn's protocol with our error shape, bounded heads, and a way to drop a stuck client."""
 
 import asyncio
+import re
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,6 +11,7 @@ from api.errors import http_error
 from shared.errors import InvalidRequest
 
 HEAD_BYTES_MOST: Final = 64 * 1024  # request line and headers together
+UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 HEAD_SECONDS_MOST: Final = 30.0  # from the connection, or the first byte, to the last header
 
 
@@ -32,6 +34,11 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if b"pgrade:" in data and (self.cycle is None or self.cycle.response_complete):
+            data = _without_upgrade(data)
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -70,6 +77,16 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Return `data`, which starts with a head, without an offer to speak another protocol.
+
+    Java's client offers `h2c` with every request over plain HTTP; the parser would take what follows for that protocol
+    and lose the body. We may ignore the offer (RFC 9110, section 7.8).
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(b"", head) + end + rest
 
 
 def protocol_options() -> dict[str, Any]:

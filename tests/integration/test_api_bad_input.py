@@ -1,6 +1,7 @@
 """Bad input on a socket: always OpenAI's error body, never a 5xx, never an echo of the secret, never a stalled loop."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -171,6 +172,13 @@ async def test_both_bases_serve_the_same(edge: Edge) -> None:
     assert response.status_code == 200
 
 
+async def test_an_offer_to_upgrade_does_not_lose_the_body(edge: Edge) -> None:
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQAAP__"}
+
+    for _ in range(2):
+        assert (await edge.post(body(), **headers)).status_code == 200
+
+
 async def test_what_is_no_http_gets_our_error_too(edge: Edge) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
     writer.write(b"\x16\x03\x01 not http\r\n\r\n")
@@ -185,6 +193,19 @@ async def test_headers_beyond_64_kib_are_refused(edge: Edge) -> None:
     response = await edge.post(body(), x_padding="x" * 70_000)
 
     assert_error(response, 400, "invalid_value")
+
+
+@pytest.mark.parametrize("said", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nhost:"], ids=["nothing", "half a head"])
+async def test_a_connection_that_says_too_little_is_dropped(
+    edge: Edge, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.protocol.HEAD_SECONDS_MOST", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    writer.write(said)
+
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+    writer.close()
 
 
 async def test_a_long_bad_key_is_401(edge: Edge) -> None:
