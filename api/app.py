@@ -6,11 +6,12 @@ from typing import Any
 
 from litestar import Litestar, Response, Router
 from litestar.di import Provide
+from litestar.types import Receive, Scope, Send
 
 from api.dependencies import provide_node, provide_principal
 from api.errors import handle_error
 from api.node import OpenNode, open_node
-from api.routes.chat import chat_completions
+from api.routes.chat import CHAT_PATH, chat_completions, complete_chat
 from api.routes.credits import get_credits, get_transactions
 from api.routes.health import get_live, get_ready
 from api.routes.keys import create_key, get_keys, revoke_key
@@ -33,6 +34,22 @@ ROUTES = (
 )
 
 
+COMPLETIONS = frozenset(base + CHAT_PATH for base in BASES)
+
+
+class Edge(Litestar):
+    """The application. Completions go straight to their handler: the framework's router and wrappers cost 30 us more.
+
+    Every other path, and these in any other spelling (a trailing slash), are the framework's.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        if scope.get("path") in COMPLETIONS:
+            await complete_chat(self.state.node, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings, *, open_node: OpenNode = open_node) -> Litestar:
     """Return the application; it opens its node when it starts and closes it when it stops."""
 
@@ -42,7 +59,7 @@ def create_app(settings: Settings, *, open_node: OpenNode = open_node) -> Litest
             app.state.node = node
             yield
 
-    return Litestar(
+    return Edge(
         route_handlers=[*(Router(base, route_handlers=ROUTES) for base in BASES), get_live, get_ready],
         lifespan=[hold_node],
         dependencies={

@@ -5,6 +5,7 @@ from typing import Final
 
 from litestar.types import Receive, Send
 
+from api.exchange import Exchange
 from shared.errors import InvalidRequest, Refusal
 
 SMALL_BYTES_MOST: Final = 64 * 1024  # not worth closing a connection for, when refused unread
@@ -26,14 +27,21 @@ def check_json(headers: dict[bytes, bytes]) -> None:
         raise Refusal("A Content-Encoding is not supported.", code="unsupported_media_type")
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, *, most: int, seconds_most: float) -> bytes:
-    """Return the whole body of at most `most` bytes.
+async def read_body(
+    headers: dict[bytes, bytes], exchange: Exchange, receive: Receive, *, most: int, seconds_most: float
+) -> bytes:
+    """Return the whole body of at most `most` bytes, without waiting where it is there.
 
     Raises Refusal (413) as soon as the declared or the received size is over it, InvalidRequest where it takes longer
     than `seconds_most`, and ClientLeft.
     """
     if int(headers.get(b"content-length", b"0")) > most:
         raise _too_large(most)
+    body = exchange.take_body()
+    if body is not None:
+        if len(body) > most:
+            raise _too_large(most)
+        return body
     try:
         async with asyncio.timeout(seconds_most):
             return await _read(receive, most)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a socket: uvicorn's protocol with our error shape, bounded heads, and a way to drop a stuck client."""
+"""HTTP/1.1 on a socket: uvicorn's protocol with our error shape, bounded heads, and a lower way to the client."""
 
 import asyncio
 import re
@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.client import ABORT_EXTENSION
 from api.errors import http_error
+from api.exchange import EXTENSION, Exchange, Lost
 from shared.errors import InvalidRequest
 
 HEAD_BYTES_MOST: Final = 64 * 1024  # request line and headers together
@@ -24,6 +24,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     # Invariant: `_head_timer` runs while a head is awaited and not complete.
 
+    lost = False
+    on_lost: Lost | None = None
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -33,7 +35,10 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self.lost = True
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         if b"pgrade:" in data and (self.cycle is None or self.cycle.response_complete):
@@ -42,7 +47,6 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
         self._head_bytes = 0
         if self._head_timer is None:
             self._await_head()
@@ -58,6 +62,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         super().on_headers_complete()
+        self.scope["extensions"] = {EXTENSION: Exchange(self, self.cycle)}  # type: ignore[dict-item]
 
     def send_400_response(self, msg: str) -> None:
         answer = http_error(InvalidRequest(msg))
@@ -92,6 +97,7 @@ def _without_upgrade(data: bytes) -> bytes:
 def protocol_options() -> dict[str, Any]:
     """Return how uvicorn must be told to speak: fast, silent, nothing trusted from a client's headers."""
     return {
+        "interface": "asgi3",
         "http": EdgeProtocol,
         "ws": "none",
         "loop": "none",

@@ -15,6 +15,7 @@ from litestar.types import Receive, Scope, Send
 from api.body import ClientLeft, check_json, linger, read_body, worth_stopping
 from api.client import Client
 from api.errors import HttpError, http_error, internal_error
+from api.exchange import Exchange, exchange_of
 from api.node import Node
 from api.sse import error as error_as_event
 from api.stream import Relay
@@ -26,6 +27,7 @@ from shared.openai.decode import decode_chat
 from shared.openai.request import ChatRequest
 from shared.settings import ApiSettings
 
+CHAT_PATH: Final = "/chat/completions"
 LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread
 IGNORED_NAMES_MOST: Final = 32
 IGNORED_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
@@ -35,18 +37,23 @@ WAIT_HEADER: Final = "Inferbase-Wait"
 logger = log.get_logger("chat")
 
 
-@asgi("/chat/completions", copy_scope=False)
+@asgi(CHAT_PATH, copy_scope=False)
 async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one completion that came by the framework's router (`api/app.py` says which do not)."""
+    await complete_chat(scope["litestar_app"].state.node, scope, receive, send)
+
+
+async def complete_chat(node: Node, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one completion, streamed or whole."""
-    node: Node = scope["litestar_app"].state.node
-    client = Client(scope, receive, send, slow_reader_seconds=node.settings.api.slow_reader_seconds)
+    exchange = exchange_of(scope)
+    client = Client(exchange, send, slow_reader_seconds=node.settings.api.slow_reader_seconds)
     headers = dict(scope["headers"])
     unread = worth_stopping(headers)
     try:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]
             raise Refusal("Only POST is allowed here.", code="method_not_allowed")
         principal = await node.authenticator.authenticate(headers.get(b"authorization"))
-        body = await _read(node.settings.api, headers, receive)
+        body = await _read(node.settings.api, headers, exchange, receive)
         unread = False
         request = await _decode(node, body)
         submission = await _submission(node, principal, request, headers)
@@ -59,9 +66,10 @@ async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await _refuse(refusal, scope, receive, send, unread=unread)
 
 
-async def _read(settings: ApiSettings, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+async def _read(settings: ApiSettings, headers: dict[bytes, bytes], exchange: Exchange, receive: Receive) -> bytes:
     check_json(headers)
-    return await read_body(headers, receive, most=settings.body_bytes_most, seconds_most=settings.body_seconds_most)
+    most, seconds_most = settings.body_bytes_most, settings.body_seconds_most
+    return await read_body(headers, exchange, receive, most=most, seconds_most=seconds_most)
 
 
 async def _decode(node: Node, body: bytes) -> ChatRequest:
