@@ -133,13 +133,21 @@ async def test_an_answer_that_is_none_fails_the_request(engine: LlamaCpp, answer
         await replayed(engine, answer, [])
 
 
-async def test_the_engine_opens_no_port_and_hides_its_socket(engine: LlamaCpp) -> None:
-    folder = Path(engine._socket_path).parent
+async def test_the_engine_opens_no_port_and_hides_its_socket() -> None:
+    before = _listening_ports()
 
+    async with open_llamacpp(EngineOptions(model="m", context=128)) as engine:
+        after = _listening_ports()
+        mode = stat.S_IMODE(Path(engine._socket_path).parent.stat().st_mode)
+        await engine.warm_up()
+
+    assert after == before
+    assert mode == 0o700
+
+
+def _listening_ports() -> set[int]:
     connections = psutil.Process().net_connections("inet")
-
-    assert [one for one in connections if one.status == psutil.CONN_LISTEN] == []
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    return {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
 
 
 async def test_closing_removes_the_socket_and_frees_the_model() -> None:
