@@ -21,72 +21,72 @@ _STORE_URLS: Final = ("DATABASE_URL", "REDIS_URL")
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where Postgres and Redis are, and how long to wait for them."""
 
-    database_url: str = ""
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    database_connections_most: int = 8
-    redis_connections_most: int = 64
-    store_timeout_seconds: float = 5.0
+    database_url: str = ""  # postgresql://…; required by all but workers
+    redis_url: str = "redis://127.0.0.1:6379/0"  # redis://…, with its password
+    database_connections_most: int = 8  # per process
+    redis_connections_most: int = 64  # per process
+    store_timeout_seconds: float = 5.0  # to connect; a statement gets twice that
 
 
 class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets; never logged. Each at least 32 bytes."""
 
-    key_pepper: str = ""
-    wire_key: str = ""
-    wire_key_previous: str = ""
+    key_pepper: str = ""  # of the digests of API keys: another one makes every key unknown
+    wire_key: str = ""  # seals jobs and settlement records
+    wire_key_previous: str = ""  # still accepted while keys are rotated
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The HTTP edge. 0 = no limit for the concurrency bounds."""
 
-    host: str = "127.0.0.1"
-    port: int = 8000
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = 8000  # port to listen on
     node_id: str = ""  # empty: made at start
-    body_bytes_most: int = 2 * 1024 * 1024
-    small_body_bytes_most: int = 16 * 1024
-    body_seconds_most: float = 30.0
-    ping_seconds: float = 10.0
-    status_hold_seconds: float = 10.0
-    slow_reader_seconds: float = 30.0
+    body_bytes_most: int = 2 * 1024 * 1024  # of a completion request
+    small_body_bytes_most: int = 16 * 1024  # of every other request
+    body_seconds_most: float = 30.0  # for a body to arrive
+    ping_seconds: float = 10.0  # between two comments on a silent stream
+    status_hold_seconds: float = 10.0  # a stream's status waits so long for the first chunk
+    slow_reader_seconds: float = 30.0  # a client that takes nothing for so long is cut
     silence_seconds: float = 2.0  # without a chunk: read the log
-    key_concurrency: int = 16
-    account_concurrency: int = 32
-    node_concurrency: int = 2000
-    stream_patience_seconds: float = 60.0
-    fold_patience_seconds: float = 50.0
-    patience_seconds_most: float = 600.0
-    auth_cache_seconds: float = 5.0
-    key_check_seconds: float = 4.0
-    catalogue_cache_seconds: float = 2.0
-    shutdown_seconds: float = 30.0
+    key_concurrency: int = 16  # requests at once, of a key that names no own bound
+    account_concurrency: int = 32  # requests at once, of an account that names no own bound
+    node_concurrency: int = 2000  # requests at once on this node
+    stream_patience_seconds: float = 60.0  # a streamed request waits so long for a worker
+    fold_patience_seconds: float = 50.0  # one that is not streamed: below the 60 s of common proxies
+    patience_seconds_most: float = 600.0  # what the header Inferbase-Wait may ask for
+    auth_cache_seconds: float = 5.0  # what is known of a key is believed so long
+    key_check_seconds: float = 4.0  # between two checks of the keys of running requests
+    catalogue_cache_seconds: float = 2.0  # a new model is known after so long
+    shutdown_seconds: float = 30.0  # running streams may finish for so long
     cors_origins: str = ""  # comma-separated; empty: off
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Leases, deadlines and bounds of the queue."""
 
-    lease_seconds: float = 6.0
-    beat_seconds: float = 2.0
-    poll_seconds: float = 0.5
-    reap_seconds: float = 0.5
-    claim_most: int = 4
-    queue_most: int = 10_000
-    run_seconds_most: float = 900.0
-    first_token_seconds: float = 120.0
-    next_token_seconds: float = 30.0
-    deadline_grace_seconds: float = 30.0
-    state_keep_seconds: float = 3600.0
-    finished_keep_seconds: float = 900.0
-    node_beat_seconds: float = 2.0
-    node_lease_seconds: float = 8.0
-    no_reader_seconds: float = 10.0
-    enqueue_retry_seconds: float = 2.0
+    lease_seconds: float = 6.0  # a silent worker loses its requests after this
+    beat_seconds: float = 2.0  # between two renewals of a worker's leases
+    poll_seconds: float = 0.5  # an idle worker looks so often without being woken
+    reap_seconds: float = 0.5  # between two looks for dead workers' requests
+    claim_most: int = 4  # jobs in one claim; more where a quarter of the free slots is more
+    queue_most: int = 10_000  # jobs that wait, per model and lane
+    run_seconds_most: float = 900.0  # an answer ends as `length` after this
+    first_token_seconds: float = 120.0  # from the claim; then the request fails, free of charge
+    next_token_seconds: float = 30.0  # between two tokens; likewise
+    deadline_grace_seconds: float = 30.0  # after patience and run time, before the janitor closes a request
+    state_keep_seconds: float = 3600.0  # state and log outlive the deadline by this
+    finished_keep_seconds: float = 900.0  # state and log of a finished request are kept so long
+    node_beat_seconds: float = 2.0  # between two signs of life of an API node
+    node_lease_seconds: float = 8.0  # how long such a sign counts
+    no_reader_seconds: float = 10.0  # a request without a living reader is cancelled after this
+    enqueue_retry_seconds: float = 2.0  # while Redis does not answer; then 503
     enqueue_most: int = 64  # jobs in one script call
     reap_most: int = 64  # jobs in one script call
     aged_seconds: float = 600.0  # a batch job that waited so long counts as interactive
-    tombstone_seconds: float = 7200.0
-    dead_letters_most: int = 10_000
-    reader_chunks_most: int = 4096
+    tombstone_seconds: float = 7200.0  # how long a request cancelled before its job arrived stays refused
+    dead_letters_most: int = 10_000  # kept per model; the oldest go first
+    reader_chunks_most: int = 4096  # waiting for one slow reader; then it reads the log again
     writer_bytes_most: int = 64 * 1024 * 1024  # of running requests' chunks, kept until their end
     write_retry_seconds: float = 30.0  # longer than a lease: whoever gives up has lost its fence
 
@@ -94,12 +94,12 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One inference worker."""
 
-    engine: str = "llamacpp"
+    engine: str = "llamacpp"  # llamacpp or simulator
     models: str = ""  # comma-separated ids; empty: every model of the catalogue with this engine
     model_path: str = ""  # of a local GGUF for llamacpp
     slots: int = 0  # 0: the engine's own default
-    drain_seconds: float = 25.0
-    step_silence_seconds: float = 30.0
+    drain_seconds: float = 25.0  # running requests may finish for so long at SIGTERM; the rest is handed over
+    step_silence_seconds: float = 30.0  # an engine with work and without a step for so long is dead
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +109,8 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
     reserve_gather_ms: int = 5  # between two transactions, unless many wait: a commit costs more than many rows
     reserve_retry_seconds: float = 2.0  # after that a client is told that the database is down
     outbox_most: int = 50_000  # releases, and witnesses, that wait for the database
-    outbox_batch_most: int = 512
-    outbox_retry_seconds: float = 1.0
+    outbox_batch_most: int = 512  # in one statement
+    outbox_retry_seconds: float = 1.0  # while the database is down
     witness_delay_seconds: float = 0.5  # gathers; most requests are settled by then
     flush_seconds: float = 10.0  # at shutdown
 
@@ -118,15 +118,15 @@ class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
 class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settlement and janitor."""
 
-    settle_most: int = 512
-    settle_block_ms: int = 500
+    settle_most: int = 512  # records in one transaction
+    settle_block_ms: int = 500  # an idle worker waits so long in one read
     settle_idle_ms: int = 15_000  # an unacknowledged record is taken over after this
     settle_gather_ms: int = 20  # between two transactions: an idle worker settles at once, a busy one many
     settle_tries_most: int = 5  # deliveries of one record; then it is set aside
     settle_retry_seconds: float = 0.5  # while a store is down
     settle_drain_seconds: float = 10.0  # for the rest of the queue, at SIGTERM
     catalogue_seconds: float = 1.0  # between two looks at the models
-    sweep_seconds: float = 5.0
+    sweep_seconds: float = 5.0  # between two sweeps of the janitor
     stateless_seconds: float = 30.0  # open that long without state in Redis: closed
     sweep_page_most: int = 500  # requests looked at in one step
     backlog_patience_seconds: float = 2.0  # for records older than the sweep to be settled; else it closes nothing
@@ -142,9 +142,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     admission: AdmissionSettings = AdmissionSettings()
     settlement: SettlementSettings = SettlementSettings()
-    log_level: str = "info"
-    log_json: bool = True
-    crash_point: str = ""
+    log_level: str = "info"  # debug, info, warning or error
+    log_json: bool = True  # false: readable text
+    crash_point: str = ""  # for tests: die at this named point
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
