@@ -48,7 +48,6 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     ping_seconds: float = 10.0  # between two comments on a silent stream
     status_hold_seconds: float = 10.0  # a stream's status waits so long for the first chunk
     slow_reader_seconds: float = 30.0  # a client that takes nothing for so long is cut
-    silence_seconds: float = 2.0  # without a chunk: read the log
     key_concurrency: int = 16  # requests at once, of a key that names no own bound
     account_concurrency: int = 32  # requests at once, of an account that names no own bound
     node_concurrency: int = 2000  # requests at once on this node
@@ -59,7 +58,6 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_check_seconds: float = 4.0  # between two checks of the keys of running requests
     catalogue_cache_seconds: float = 2.0  # a new model is known after so long
     shutdown_seconds: float = 30.0  # running streams may finish for so long
-    cors_origins: str = ""  # comma-separated; empty: off
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
