@@ -44,6 +44,11 @@ class Client:
             return False
         return task.uncancel() == 0  # else somebody else cancelled the task too
 
+    @property
+    def writable(self) -> bool:
+        """Whether `push` is allowed: the client is there and reads fast enough."""
+        return self._exchange.writable
+
     async def start(self, status: int, headers: Headers) -> None:
         """Send the status and the headers."""
         self.started = True
@@ -58,6 +63,10 @@ class Client:
         if not self._exchange.writable:
             await self._drain()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def push(self, data: bytes) -> None:
+        """Hand a part of a stream to the socket at once; after `start`, and only while `writable`."""
+        self._exchange.write(data)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response."""

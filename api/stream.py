@@ -32,27 +32,34 @@ class Relay:
 
     def __init__(self, answer: Answer, client: Client, settings: ApiSettings, headers: Headers) -> None:
         self.tokens = 0  # in the chunks seen so far
+        self._seq = 0  # of the last of them
         self._answer = answer
         self._client = client
         self._settings = settings
         self._headers = headers
+        self._clock = asyncio.get_running_loop().time
+        self._written = float("-inf")  # when, by `_clock`; nothing yet: after a hold a ping follows the headers at once
 
     async def fold(self) -> None:
         """Send the whole answer as one body."""
         answer = self._answer
         fold = Fold()
+
+        def gather(chunks: list[Chunk]) -> bool:
+            fold.add(chunks)
+            self._count(chunks)
+            return True
+
         while answer.end is None:
-            chunks = await answer.next(self._settings.ping_seconds)
+            chunks = await answer.next(self._settings.ping_seconds, gather)
             if chunks is not None:
-                fold.add(chunks)
-                self._count(chunks)
-                last = chunks[-1].seq
+                gather(chunks)
         if answer.end.status != "completed":
             raise ending_error(answer.end, answer.request_id)
         body = _encode(fold.completion(answer.request_id, answer.created, answer.model, answer.end.usage))
         length = (b"content-length", b"%d" % len(body))
         await self._client.answer(200, [(b"content-type", b"application/json"), length, *self._headers], body)
-        answer.delivered(last, self.tokens)
+        answer.delivered(self._seq, self.tokens)
 
     async def stream(self, *, include_usage: bool) -> None:
         """Send the answer as server-sent events."""
@@ -62,21 +69,35 @@ class Relay:
             raise ending_error(answer.end, answer.request_id)
         await self._client.start(200, [*sse.HEADERS, *self._headers])
         renderer = StreamRenderer(answer.request_id, answer.created, answer.model, include_usage=include_usage)
-        clock = asyncio.get_running_loop().time
-        ping_seconds = self._settings.ping_seconds
-        written = float("-inf")  # nothing yet: where the hold ran out, a ping follows the headers at once
-        while True:
-            data = b"" if chunks is None else self._render(renderer, chunks)
-            if not data and clock() - written >= ping_seconds:
-                data = sse.PING
+
+        def push(chunks: list[Chunk]) -> bool:
+            if not self._client.writable:
+                return False
+            data = self._said(renderer, chunks)
             if data:
-                written = clock()
+                self._client.push(data)
+            answer.delivered(self._seq, self.tokens)
+            return True
+
+        while True:
+            data = self._said(renderer, chunks)
+            if data:
                 await self._client.write(data, more=answer.end is None)
-            if chunks is not None:
-                answer.delivered(chunks[-1].seq, self.tokens)
+            answer.delivered(self._seq, self.tokens)
             if answer.end is not None:
                 return
-            chunks = await answer.next(ping_seconds)
+            chunks = await answer.next(self._settings.ping_seconds, push)
+
+    def _said(self, renderer: StreamRenderer, chunks: list[Chunk] | None) -> bytes:
+        """Return what is to be written now, maybe nothing: events, or a ping after long silence."""
+        data = self._render(renderer, chunks) if chunks else b""
+        now = self._clock()
+        if not data:
+            if now - self._written < self._settings.ping_seconds:
+                return b""
+            data = sse.PING
+        self._written = now
+        return data
 
     def _render(self, renderer: StreamRenderer, chunks: list[Chunk]) -> bytes:
         """Return the events of `chunks`, the error event included where they end badly."""
@@ -91,3 +112,4 @@ class Relay:
     def _count(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
             self.tokens += len(chunk.token_ids)
+        self._seq = chunks[-1].seq

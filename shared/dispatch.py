@@ -16,7 +16,7 @@ import msgspec
 from shared import ids, log, pricing
 from shared.admission import Admission
 from shared.catalogue import Model
-from shared.channel import LogReader, Subscription
+from shared.channel import LogReader, Push, Subscription
 from shared.clock import Clock
 from shared.crash_points import CrashPoints
 from shared.database.requests import Reserve, ReserveVerdict, Witness
@@ -75,19 +75,22 @@ class Answer:
         self._prompt_tokens: int | None = None
         self._delivered_seq = 0
         self._delivered_tokens = 0
+        self._begun = False
         self._closed = False
 
-    async def next(self, timeout_seconds: float) -> list[Chunk] | None:
+    async def next(self, timeout_seconds: float, push: Push | None = None) -> list[Chunk] | None:
         """Return the next chunks in order, at least one, or None after `timeout_seconds` without any.
 
-        The last chunk carries `end`. Raises BackendFailed (`worker_lost`) where the log was lost.
+        The first chunk and the last, which carries `end`, are always returned; what comes in between goes to `push`
+        where it takes it, see Subscription.next. Raises BackendFailed (`worker_lost`) where the log was lost.
         """
         assert self.end is None, "an ended answer has no next chunk"
-        chunks = await self._subscription.next(timeout_seconds)
+        chunks = await self._subscription.next(timeout_seconds, push if self._begun else None)
         if chunks is None:
             self._dispatcher.check_deadline(self.job)
             return None
-        if self._prompt_tokens is None:
+        if not self._begun:
+            self._begun = True
             self._prompt_tokens = chunks[0].prompt_tokens
         self.end = chunks[-1].end
         return chunks

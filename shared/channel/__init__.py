@@ -10,7 +10,7 @@ and in order.
 from shared.channel.log import read_log
 from shared.channel.node_beat import NodeBeat
 from shared.channel.reader import LogReader, open_log_reader
-from shared.channel.subscription import Subscription
+from shared.channel.subscription import Push, Subscription
 from shared.channel.writer import AppendVerdict, Fence, FinishVerdict, LogWriter
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LogReader",
     "LogWriter",
     "NodeBeat",
+    "Push",
     "Subscription",
     "open_log_reader",
     "read_log",

@@ -59,6 +59,7 @@ class LogReader:
         self._routes: dict[bytes, list[Subscription]] = {}
         self._wanted: dict[bytes, None] = {}
         self._unwanted: dict[bytes, None] = {}
+        self._pushes: list[Subscription] = []
         self._connection: PushConnection | None = None
         self._flushing = False
         self._heard = True
@@ -130,10 +131,15 @@ class LogReader:
         else:
             subscription.behind = True
 
+    def push_soon(self, subscription: Subscription) -> None:
+        """Call its `push` after the replies, or the logs, that are being taken."""
+        self._pushes.append(subscription)
+
     async def _refill(self, subscriptions: Sequence[Subscription]) -> list[None]:
         self.refills += len(subscriptions)
         answered = await refill(self._redis, subscriptions)
         self._heard |= answered
+        self._push()
         for subscription in subscriptions:
             subscription.filling = False
             if subscription.again:
@@ -192,6 +198,12 @@ class LogReader:
                 for subscription in route:
                     if subscription.read_on_confirm:
                         self.fill(subscription)
+        self._push()
+
+    def _push(self) -> None:
+        pushes, self._pushes = self._pushes, []
+        for subscription in pushes:
+            subscription.push()
 
     def _deliver(self, route: list[Subscription], payload: bytes) -> None:
         try:

@@ -6,7 +6,7 @@ without Redis.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shared.errors import BackendFailed
@@ -19,12 +19,17 @@ QUEUED_TICKS = 10  # the same while the request waits for a worker
 LOST_SECONDS = 2.0  # a log shorter than what was seen has this long to be filled again
 MISSING_SECONDS = 3.0  # beyond the retries of ENQUEUE: a request without a state was lost
 
+Push = Callable[[list[Chunk]], bool]  # takes chunks as they arrive, or says that it cannot now
+
 
 class Reading(Protocol):
     """What a subscription needs of its reader."""
 
     def fill(self, subscription: "Subscription") -> None:
         """Read the log soon."""
+
+    def push_soon(self, subscription: "Subscription") -> None:
+        """Call its `push` once all that has arrived with this chunk is taken."""
 
     def unsubscribe(self, subscription: "Subscription") -> None:
         """Send nothing more to it."""
@@ -34,13 +39,15 @@ class Subscription:
     """The chunks of one request behind seq `after`, for one consumer."""
 
     # Invariant: `_ready` holds chunks of consecutive seqs that end at `tail`; `_last` is the chunk of `tail`, None
-    # before the first. While `behind` or `verify`, channel chunks are not taken: the log is read first.
+    # before the first. While `behind` or `verify`, channel chunks are not taken: the log is read first. Chunks leave
+    # `_ready` in one of two ways: `next` returns them, or `push` gives them away while `next` waits undisturbed.
 
     __slots__ = (
         "__weakref__",
         "_closed",
         "_deadline",
         "_delivered",
+        "_due",
         "_enqueued_at",
         "_failure",
         "_idle_ticks",
@@ -48,6 +55,8 @@ class Subscription:
         "_last",
         "_loop",
         "_missing",
+        "_patience_seconds",
+        "_push",
         "_queued",
         "_reader",
         "_ready",
@@ -87,6 +96,9 @@ class Subscription:
         self._delivered: tuple[int, Chunk | None] = (after, None)
         self._failure: BackendFailed | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._push: Push | None = None
+        self._due = False  # the reader will call `push`
+        self._patience_seconds = 0.0
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -113,8 +125,11 @@ class Subscription:
         self.read_on_confirm = True
         self._enqueued_at = self._loop.time()
 
-    async def next(self, timeout_seconds: float) -> list[Chunk] | None:
+    async def next(self, timeout_seconds: float, push: Push | None = None) -> list[Chunk] | None:
         """Return all chunks that are there, at least one, in order; None after `timeout_seconds` without any.
+
+        What arrives during the wait goes to `push` where there is one, with no task woken, and the wait begins anew;
+        the last chunk, and what `push` cannot take, are returned. `push` must not wait; what it raises is raised here.
 
         Raises BackendFailed (`worker_lost`) where the log or the state was lost, or Redis stayed away. One caller at a
         time.
@@ -122,7 +137,7 @@ class Subscription:
         if not self._ready:
             if self._failure is not None:
                 raise self._failure
-            await self._wait(timeout_seconds)
+            await self._wait(timeout_seconds, push)
             if not self._ready:
                 if self._failure is not None:
                     raise self._failure
@@ -130,6 +145,27 @@ class Subscription:
         chunks, self._ready = self._ready, []
         self._delivered = (self.tail, self._last)
         return chunks
+
+    def push(self) -> None:
+        """Give what has arrived to who waits; called by the reader after `push_soon`."""
+        self._due = False
+        waiter, push = self._waiter, self._push
+        if push is None or waiter is None or waiter.done():
+            return  # the waiter is on its way and finds everything
+        if self._ready:
+            try:
+                taken = push(self._ready)
+            except Exception as error:  # who waits shall have it; the reader goes on for all others
+                waiter.set_exception(error)
+                return
+            if not taken:
+                waiter.set_result(None)
+                return
+            self._ready = []
+            self._delivered = (self.tail, self._last)
+            self._deadline = self._loop.time() + self._patience_seconds
+        if self.behind:
+            self._reader.fill(self)
 
     def close(self) -> None:
         """Stop reading."""
@@ -233,8 +269,13 @@ class Subscription:
         self._known = True
         self._queued = False
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if waiter is None or waiter.done():
+            return
+        if self._push is None or chunk.end is not None:
             waiter.set_result(None)
+        elif not self._due:
+            self._due = True
+            self._reader.push_soon(self)
 
     def _drop_buffer(self) -> None:
         """The consumer is too slow: keep nothing, and read the log when it asks again."""
@@ -248,20 +289,22 @@ class Subscription:
             if missing_seconds > self._settings.enqueue_retry_seconds + MISSING_SECONDS:
                 self.fail("The request never reached the queue, or was lost there.")
 
-    async def _wait(self, timeout_seconds: float) -> None:
+    async def _wait(self, timeout_seconds: float, push: Push | None) -> None:
         assert self._waiter is None, "one consumer at a time"
         if self._closed:
             return
         if self.behind:
             self._reader.fill(self)
         self._waiter = self._loop.create_future()
+        self._push = push
+        self._patience_seconds = timeout_seconds
         self._deadline = self._loop.time() + timeout_seconds
         if self._timer is None or self._timer_at > self._deadline:
             self._set_timer()
         try:
             await self._waiter
         finally:
-            self._waiter = None
+            self._waiter = self._push = None
 
     def _set_timer(self) -> None:
         # One timer serves many waits: it is moved when it fires, not at each chunk.

@@ -44,6 +44,10 @@ class StreamRenderer:
 
         The caller asks for no chunk whose `end` is not `completed`.
         """
+        if len(chunks) == 1 and self._begun:
+            (chunk,) = chunks
+            if chunk.text and chunk.finish_reason is None and chunk.end is None:  # nearly every call
+                return b"".join((self._text_heads[chunk.choice], _text(chunk.text), self._text_tail))
         parts: list[bytes] = []
         for chunk in chunks:
             if not self._begun:

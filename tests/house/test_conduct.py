@@ -17,6 +17,7 @@ BROAD = {
     "api/routes/chat.py": (2, "HTTP edge: whatever fails is an error body, or one event after the status line"),
     "workers/janitor/worker.py": (1, "upkeep loop: one failed sweep must not end the next"),
     "shared/batcher.py": (1, "carries the error of a batch to each of its waiters"),
+    "shared/channel/subscription.py": (1, "carries the error of a push to who waits for the chunks"),
     "compose/stopping.py": (1, "carries the error of a helper thread to the thread that waits"),
 }
 BROAD_NAMES = {"Exception", "BaseException"}

@@ -61,13 +61,18 @@ class ScriptedAnswer:
         self._script = list(script)
         self._pause_ends = 0.0
 
-    async def next(self, timeout_seconds: float) -> list[Chunk] | None:
+    async def next(
+        self, timeout_seconds: float, push: Callable[[list[Chunk]], bool] | None = None
+    ) -> list[Chunk] | None:
         assert self.end is None, "an ended answer has no next chunk"
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._next()
-        except TimeoutError:
-            return None
+        while True:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    chunks = await self._next()
+            except TimeoutError:
+                return None
+            if self.end is not None or push is None or not push(chunks):
+                return chunks
 
     async def _next(self) -> list[Chunk]:
         clock = asyncio.get_running_loop().time

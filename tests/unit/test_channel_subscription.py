@@ -21,10 +21,19 @@ class FakeReader:
 
     def __init__(self) -> None:
         self.wants_fill = False
+        self.pushes: list[Subscription] = []
         self.closed = 0
 
     def fill(self, subscription: Subscription) -> None:
         self.wants_fill = True
+
+    def push_soon(self, subscription: Subscription) -> None:
+        self.pushes.append(subscription)
+
+    def push(self) -> None:
+        pushes, self.pushes = self.pushes, []
+        for subscription in pushes:
+            subscription.push()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self.closed += 1
@@ -54,19 +63,19 @@ class World:
             "delayed": self._delay,
             "late": self._say_late,
             "repeated": self._repeat,
-            "state": self._read_state,
-            "log": self._apply_log,
+            "state": self.read_state,
+            "log": self.apply_page,
             "consumed": self.consume,
             "reconnected": self._reconnect,
         }
 
     def settle(self) -> None:
         """Let the channel fall silent: what is missing must come from the log."""
-        self._apply_log()
+        self.apply_page()
         for _ in range(len(self.log) + 2):
             self.consume()
-            self._read_state()
-            self._apply_log()
+            self.read_state()
+            self.apply_page()
         self.consume()
 
     def consume(self) -> None:
@@ -94,13 +103,13 @@ class World:
         if self.log:
             self.subscription.offer(self.log[-1])
 
-    def _read_state(self) -> None:
+    def read_state(self) -> None:
         if self.page is None and self.log and self.subscription.apply_state(b"claimed", len(self.log)):
             start, count = max(0, self.subscription.tail - 1), self.subscription.room + 1
             found = self.log[start : start + count]
             self.page = (found, len(found) < count)
 
-    def _apply_log(self) -> None:
+    def apply_page(self) -> None:
         if self.page is not None:
             found, whole = self.page
             self.page = None
