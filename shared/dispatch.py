@@ -7,55 +7,23 @@ that never started runs no `finally`. So `Answer.close` is synchronous, idempote
 """
 
 import asyncio
-import unicodedata
 from collections.abc import Coroutine, Iterable
 from typing import Any, Final, Literal
 
-import msgspec
-
-from shared import ids, log, pricing
+from shared import log
 from shared.admission import Admission
-from shared.catalogue import Model
 from shared.channel import LogReader, Push, Subscription
 from shared.clock import Clock
 from shared.crash_points import CrashPoints
-from shared.database.requests import Reserve, ReserveVerdict, Witness
-from shared.errors import (
-    BackendFailed,
-    InferbaseError,
-    InsufficientCredits,
-    InvalidRequest,
-    PermissionDenied,
-    RateLimited,
-    Refusal,
-)
+from shared.database.requests import Witness
+from shared.errors import BackendFailed, InferbaseError, RateLimited
 from shared.limits import ConcurrencySlots
 from shared.queue.client import CancelTarget, QueueClient
 from shared.settings import Settings
-from shared.wire import VERSION, Chunk, End, Job, Lane, Message, Sampling
-
-COMPLETION_TOKENS_MOST: Final = 4096  # where the client names none
-NORMALIZED_CHARACTERS: Final = 64  # at once
-
-Holders = list[tuple[str, int]]  # whose concurrency a request counts against, and their bounds
+from shared.submission import Holders, Submission, admit, holders_of, prepare
+from shared.wire import Chunk, End, Job
 
 logger = log.get_logger("dispatch")
-
-
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """One decoded and authenticated request. Concurrency bounds: 0 = none."""
-
-    account_id: str
-    key_id: str
-    model: Model
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    stream: bool
-    patience_seconds: float
-    key_concurrency: int
-    account_concurrency: int
-    lane: Lane = "interactive"
-    resumable: bool = False
 
 
 class Answer:
@@ -63,7 +31,7 @@ class Answer:
 
     # Invariant: once `_closed`, the dispatcher no longer knows this answer and nothing is delivered any more.
 
-    def __init__(self, dispatcher: "Dispatcher", job: Job, subscription: Subscription, holders: "Holders") -> None:
+    def __init__(self, dispatcher: "Dispatcher", job: Job, subscription: Subscription, holders: Holders) -> None:
         self.job: Final = job
         self.holders: Final = holders
         self.request_id: Final = job.request_id
@@ -168,8 +136,8 @@ class Dispatcher:
         api = self._settings.api
         if api.node_concurrency and len(self._live) >= api.node_concurrency:
             raise RateLimited("This node serves too many streams.", code="concurrency_limit_exceeded")
-        job, reserve = self._prepare(submission)
-        holders = _holders(submission)
+        job, reserve = prepare(submission, self._settings.queue, node_id=self._node_id, now_ms=self._clock.unix_ms())
+        holders = holders_of(submission)
         if holders and not await self._slots.acquire(job.request_id, holders):
             raise RateLimited(
                 "Too many concurrent requests for this API key or account.",
@@ -178,7 +146,7 @@ class Dispatcher:
             )
         subscription = self._reader.subscribe(job.model, job.request_id)
         try:
-            job = _admit(job, await self._admission.reserve(reserve))
+            job = admit(job, await self._admission.reserve(reserve))
         except BaseException:
             subscription.close()
             if holders:
@@ -215,64 +183,6 @@ class Dispatcher:
             answer.close()
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _prepare(self, submission: Submission) -> tuple[Job, Reserve]:
-        model, sampling = submission.model, submission.sampling
-        max_tokens = sampling.max_tokens
-        if max_tokens is not None and max_tokens >= model.context:
-            raise InvalidRequest(
-                f"This model's maximum context length is {model.context} tokens. However, you requested "
-                f"{max_tokens} tokens for the completion. Please reduce max_tokens.",
-                code="context_length_exceeded",
-                param="max_tokens",
-            )
-        bound = prompt_bound(model, submission.messages)
-        most = max_tokens or min(model.default_max_tokens, COMPLETION_TOKENS_MOST, model.context)
-        hold_full = _hold(submission, bound, most)
-        now = self._clock.unix_ms()
-        queue = self._settings.queue
-        queue_deadline = now + int(submission.patience_seconds * 1000)
-        deadline = queue_deadline + int((queue.run_seconds_most + queue.deadline_grace_seconds) * 1000)
-        job = Job(
-            version=VERSION,
-            request_id=ids.new_chat_id(),
-            account_id=submission.account_id,
-            key_id=submission.key_id,
-            model=model.id,
-            messages=submission.messages,
-            sampling=sampling,
-            prices=model.prices,
-            hold=hold_full,
-            default_max_tokens=min(model.default_max_tokens, COMPLETION_TOKENS_MOST),
-            reader=self._node_id,
-            resumable=submission.resumable,
-            lane=submission.lane,
-            weight=1,
-            cost_tokens=bound + most,
-            reserved_ms=now,
-            queue_deadline_ms=queue_deadline,
-            deadline_ms=deadline,
-        )
-        reserve = Reserve(
-            request_id=job.request_id,
-            account_id=job.account_id,
-            key_id=job.key_id,
-            model=job.model,
-            stream=submission.stream,
-            lane=job.lane,
-            resumable=job.resumable,
-            prices=job.prices,
-            prompt_bound=bound,
-            max_tokens=max_tokens,
-            hold_full=hold_full,
-            hold_least=hold_full if max_tokens is not None else _hold(submission, bound, 1),
-            reserved_ms=now,
-            queue_deadline_ms=queue_deadline,
-            deadline_ms=deadline,
-            idempotency_key=None,
-            body_hash=None,
-        )
-        return job, reserve
 
     async def _enqueue(self, job: Job, subscription: Subscription) -> None:
         subscription.enqueued()
@@ -311,68 +221,7 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-def prompt_bound(model: Model, messages: Iterable[Message]) -> int:
-    """Return a number of tokens that the rendered prompt never exceeds: a token covers at least one byte of text."""
-    total = model.template_tokens
-    for message in messages:
-        text = message.content if message.name is None else message.content + message.name
-        total += model.message_tokens + _bytes_most(text)
-    return total
-
-
-def _bytes_most(text: str) -> int:
-    """Return the most bytes of `text`, as it is or in NFC, in time linear in its length.
-
-    Slice by slice: normalising sorts a run of combining marks in quadratic time, 3 s for 80,000 of them. The sum is
-    still a bound, since no composition across a seam has more bytes than its parts.
-    """
-    if text.isascii():
-        return len(text)
-    total = 0
-    for start in range(0, len(text), NORMALIZED_CHARACTERS):
-        part = text[start : start + NORMALIZED_CHARACTERS]
-        total += max(len(part.encode()), len(unicodedata.normalize("NFC", part).encode()))
-    return total
-
-
 def _witnessed(end: End | None) -> Literal["finished", "client_left", "failed"]:
     if end is None:
         return "client_left"
     return "finished" if end.status == "completed" else "failed"
-
-
-def _hold(submission: Submission, bound: int, max_tokens: int) -> int:
-    return pricing.hold_for(
-        submission.model.prices,
-        prompt_bound=bound,
-        max_tokens=max_tokens,
-        choices=submission.sampling.choices,
-        context=submission.model.context,
-    )
-
-
-def _holders(submission: Submission) -> Holders:
-    bounds = ((submission.key_id, submission.key_concurrency), (submission.account_id, submission.account_concurrency))
-    return [(holder, most) for holder, most in bounds if most]
-
-
-def _admit(job: Job, verdict: ReserveVerdict) -> Job:
-    """Return the job with the hold it got, or raise the refusal of its verdict."""
-    if verdict.verdict == "reserved":
-        return job if verdict.hold == job.hold else msgspec.structs.replace(job, hold=verdict.hold)
-    raise _refusal(verdict)
-
-
-def _refusal(verdict: ReserveVerdict) -> Refusal:
-    match verdict.verdict:
-        case "insufficient":
-            available = pricing.format_credits(verdict.available)
-            return InsufficientCredits(f"Insufficient credits: {available} available. Top up your account.")
-        case "account_inactive":
-            return PermissionDenied("This account is deactivated.", code="account_deactivated")
-        case "key_revoked":
-            return PermissionDenied()
-        case "budget_exceeded":
-            return InsufficientCredits("Insufficient credits: the budget of this API key is used up.")
-        case _:
-            return InvalidRequest(f"The request could not be reserved: {verdict.verdict}.")

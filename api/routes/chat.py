@@ -21,11 +21,12 @@ from api.sse import error as error_as_event
 from api.stream import Relay
 from shared import log
 from shared.database.api_keys import Principal
-from shared.dispatch import Answer, Submission
+from shared.dispatch import Answer
 from shared.errors import DependencyUnavailable, InvalidRequest, Refusal
 from shared.openai.decode import decode_chat
 from shared.openai.request import ChatRequest
 from shared.settings import ApiSettings
+from shared.submission import Submission
 
 CHAT_PATH: Final = "/chat/completions"
 LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread

@@ -19,7 +19,7 @@ LAYERS = (
     {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets"},
     {"pricing", "keys", "wire", "connections", "batcher", "metrics", "catalogue", "openai", "outbox"},
     {"queue", "channel", "presence", "limits", "revocation", "database"},
-    {"admission", "dispatch"},
+    {"admission", "dispatch", "submission"},
 )
 
 # A foreign package, and the only places that may import it.

@@ -21,9 +21,9 @@ from shared import ids, secrets
 from shared.catalogue import Model
 from shared.clock import SystemClock
 from shared.database.api_keys import Principal
-from shared.dispatch import Submission
 from shared.pricing import Prices
 from shared.settings import ApiSettings, SecretSettings, Settings
+from shared.submission import Submission
 from shared.wire import Chunk, End, FinishReason, Usage
 
 PEPPER = "p" * 32

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.dispatch import prompt_bound
+from shared.submission import prompt_bound
 from shared.wire import Message
 from tests.integration.api_edge import MODEL
 
