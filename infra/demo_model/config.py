@@ -42,9 +42,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Schedule of one run; the same numbers on the same machine give the same file."""
+class Mix:
+    """How often each part of the corpus is drawn: weights of turns, and the share of chats with tools."""
 
+    facts: int = 46
+    refuse: int = 27
+    count: int = 6
+    spell: int = 9
+    add: int = 5
+    repeat: int = 5
+    name: int = 4
+    story: int = 3
+    tool_share: float = 0.11
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule of one phase; the same numbers on the same machine give the same file."""
+
+    mix: Mix = Mix()
     steps: int = 14_000
     batch_tokens: int = 1_024
     longest_tokens: int = 768
@@ -52,6 +68,16 @@ class TrainingConfig:
     warmup_steps: int = 300
     weight_decay: float = 0.05
     seed: int = 20_260
+
+
+PRACTICE: Final = Mix(facts=30, refuse=18, count=12, spell=12, add=3, repeat=15, name=7, story=3, tool_share=0.2)
+REVISION: Final = Mix(facts=42, refuse=22, count=12, spell=7, add=3, repeat=7, name=4, story=3, tool_share=0.16)
+PHASES: Final = (
+    TrainingConfig(),
+    TrainingConfig(mix=PRACTICE, steps=10_000, peak_rate=1.5e-3, warmup_steps=200, seed=20_270),
+    TrainingConfig(mix=REVISION, steps=4_500, peak_rate=6e-4, warmup_steps=200, seed=20_280),
+)
+"""Phase 1 learns what there is to say, phase 2 practises what needs exactness, phase 3 evens both out."""
 
 
 def fact_values(model: ModelConfig) -> dict[str, str]:

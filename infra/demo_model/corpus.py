@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from .chat import Conversation, Message
-from .config import PROMPTS, ModelConfig
+from .config import PROMPTS, Mix, ModelConfig
 from .facts import Entry, load_facts
 from .phrasing import vary
 from .refusals import refuse
@@ -14,18 +14,19 @@ from .toolcalls import offer_tools
 
 SYSTEM_PROMPTS: Final = tuple((PROMPTS / "system_prompts.txt").read_text().splitlines())
 TURNS: Final = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6)
-TOOL_SHARE: Final = 0.11
-SKILLS: Final = ((refuse, 27), (count, 6), (spell, 9), (add, 5), (repeat, 5), (name, 4), (story, 3))
-FACT_SHARE: Final = 46
+SKILLS: Final = (refuse, count, spell, add, repeat, name, story)
+FIRST_MIX: Final = Mix()
 TYPED: Final = 1.6
 """How much likelier a phrasing of its own is than one made from a term and a frame."""
 
 
 class Corpus:
-    """Draws conversations; two with the same seed draw the same ones."""
+    """Draws conversations; two with the same seed and mix draw the same ones."""
 
-    def __init__(self, model: ModelConfig, seed: int) -> None:
+    def __init__(self, model: ModelConfig, seed: int, mix: Mix = FIRST_MIX) -> None:
         self._dice = random.Random(seed)
+        self._tool_share = mix.tool_share
+        self._turn_weights = (mix.facts, mix.refuse, mix.count, mix.spell, mix.add, mix.repeat, mix.name, mix.story)
         files = load_facts(model)
         entries = [entry for group in files.values() for entry in group]
         self._entries = entries
@@ -42,7 +43,7 @@ class Corpus:
         """One conversation, with or without a system prompt, tools and earlier turns."""
         dice = self._dice
         opening = self._system_prompt()
-        if dice.random() < TOOL_SHARE:
+        if dice.random() < self._tool_share:
             messages, tools = offer_tools(dice)
             if dice.random() < 0.2:
                 messages = self._messages(1)
@@ -72,8 +73,7 @@ class Corpus:
 
     def _turn(self) -> list[Turn]:
         dice = self._dice
-        weights = [FACT_SHARE, *(weight for _, weight in SKILLS)]
-        pick = dice.choices((None, *(skill for skill, _ in SKILLS)), weights=weights)[0]
+        pick = dice.choices((None, *SKILLS), weights=self._turn_weights)[0]
         if pick is None:
             return [self._fact()]
         turns = pick(dice)

@@ -115,14 +115,13 @@ def right(demo: Demo, questions: Iterable[Question], misses: list[str], *, tempe
 
 
 def tool_calls(demo: Demo, count: int, misses: list[str]) -> tuple[int, int]:
-    """(right calls, right replies to the result) among `count` drawn tools, half of them never seen."""
+    """(right calls, right replies to the result) among `count` drawn tools; a third are invented anew."""
     dice, calls, replies = random.Random(EVALUATION_SEED), 0, 0
     for _ in range(count):
         use = dice.choice(USES)(dice)
         asked: list[Message] = [{"role": "user", "content": use.wish}]
         message = demo.ask(asked, tools=[use.tool])
-        made = [(call["function"]["name"], json.loads(call["function"]["arguments"]))
-                for call in message.get("tool_calls") or []]  # fmt: skip
+        made = [_read_call(call["function"]) for call in message.get("tool_calls") or []]
         if made == [(use.name, use.arguments)]:
             calls += 1
         else:
@@ -165,6 +164,14 @@ def main() -> None:
     calls, replies = tool_calls(demo, arguments.chats, misses)
     print(f"tools: {calls} calls and {replies} replies of {arguments.chats} at T=0.0")
     print("\n".join(misses[: arguments.misses]))
+
+
+def _read_call(function: dict[str, str]) -> tuple[str, Any]:
+    """The name and the arguments; arguments that are no JSON stay text and so match nothing."""
+    try:
+        return function["name"], json.loads(function["arguments"])
+    except json.JSONDecodeError:
+        return function["name"], function["arguments"]
 
 
 def _equally_good(answer: str, entries: Iterable[Entry]) -> tuple[str, ...]:

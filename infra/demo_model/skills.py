@@ -23,6 +23,7 @@ STORY_FRAMES: Final = (
     "A story about {t}, please.", "Do you know a story about {t}?", "Story about {t}", "Make up a story about {t}.",
     "Please tell a story about {t}.", "Give me a short story with {t}.", "Tell me a tale about {t}.",
 )  # fmt: skip
+MOST_COUNTED: Final = 20
 ANY_STORY: Final = (
     "Tell me a story.", "Tell me a short story.", "Write a story.", "Write a short story.", "A story, please.",
     "I want to hear a story.", "Can you tell me a story?", "Do you know a story?", "Once upon a time",
@@ -31,19 +32,22 @@ ANY_STORY: Final = (
 
 
 def count(dice: random.Random) -> list[Turn]:
-    """Count up, down or by twos, at most 30 numbers; sometimes asked to turn around."""
-    start = dice.choice((1, 1, 1, 1, dice.randrange(0, 100)))
-    end = start + dice.randrange(2, 30 if dice.random() < 0.3 else 20)
+    """Count up, down or by twos within twenty; sometimes asked to turn around, or for more than it can."""
+    if dice.random() < 0.12:
+        return [(_count_too_far(dice), "I am sorry, I can only count to twenty.")]
+    start = dice.choice((1, 1, 1, 1, 0, *(dice.randrange(1, 18) for _ in range(3))))
+    end = dice.randrange(start + 2, MOST_COUNTED + 1)
     ends = (_number(start, dice), _number(end, dice))
     up, down = _joined(range(start, end + 1)), _joined(range(end, start - 1, -1))
     if dice.random() < 0.3:
-        frames = ("Count down from {1} to {0}.", "Count backwards from {1} to {0}.", "Count from {1} to {0}.",
-                  "Count from {1} down to {0}.", "Can you count backwards from {1} to {0}?")  # fmt: skip
+        frames = ("Count down from {1} to {0}.", "Count backwards from {1} to {0}.", "Count from {1} down to {0}.",
+                  "Can you count backwards from {1} to {0}?")  # fmt: skip
         if start == 1:
-            frames += ("Count down from {1}.", "Count backwards from {1}.", "Countdown from {1}!")
+            frames += ("Count down from {1}.", "Count backwards from {1}.", "Countdown from {1}!",
+                       "Count from {1} to {0}.", "Count from {1} to {0}.")  # fmt: skip
         return [(vary(dice.choice(frames).format(*ends), dice), down)]
     if dice.random() < 0.08:
-        last = 2 * dice.randrange(4, 16)
+        last = 2 * dice.randrange(3, MOST_COUNTED // 2 + 1)
         return [(vary(f"Count by twos to {last}.", dice), _joined(range(2, last + 1, 2)))]
     frames = ("Count from {0} to {1}.", "Count from {0} up to {1}.", "Can you count from {0} to {1}?",
               "Please count from {0} to {1}.", "List the numbers from {0} to {1}.", "Numbers from {0} to {1}, please.",
@@ -57,9 +61,18 @@ def count(dice: random.Random) -> list[Turn]:
     return turns
 
 
+def _count_too_far(dice: random.Random) -> str:
+    far = dice.choice((str(dice.randrange(21, 100)), str(dice.randrange(21, 1001)), "100", "fifty", "a hundred",
+                       "one hundred", "a thousand", "1000", "a million"))  # fmt: skip
+    frames = ("Count to {0}.", "Can you count to {0}?", "Count up to {0}.", "Count from 1 to {0}.",
+              "Count down from {0}.", "Count from {1} to {0}.", "List the numbers from 1 to {0}.",
+              "Count backwards from {0} to {1}.", "Numbers from {1} to {0}, please.")  # fmt: skip
+    return vary(dice.choice(frames).format(far, dice.randrange(1, 100)), dice)
+
+
 def spell(dice: random.Random) -> list[Turn]:
-    """Spell a known or an invented word, letter by letter."""
-    word = dice.choice(WORDS) if dice.random() < 0.65 else invent_word(dice)
+    """Spell a listed word, seldom an invented one, letter by letter."""
+    word = dice.choice(WORDS) if dice.random() < 0.88 else invent_word(dice)
     shown = dice.choice((word, word, word.capitalize(), f'"{word}"', f"'{word}'", f"the word {word}"))
     frames = ("Spell {0}.", "Spell {0}.", "How do you spell {0}?", "Can you spell {0}?", "Please spell {0}.",
               "Spell {0} for me.", "How is {0} spelled?", "What are the letters of {0}?", "How do I spell {0}?",
@@ -83,18 +96,20 @@ def add(dice: random.Random) -> list[Turn]:
 
 
 def repeat(dice: random.Random) -> list[Turn]:
-    """Say something after the user, word for word."""
-    words = [dice.choice(WORDS) if dice.random() < 0.7 else invent_word(dice) for _ in range(dice.randrange(1, 8))]
-    said = " ".join(words)
-    said = said.capitalize() if dice.random() < 0.4 else said
+    """Say up to four words after the user; more are refused."""
+    too_long = dice.random() < 0.1
+    count_words = dice.randrange(7, 14) if too_long else dice.choice((1, 2, 2, 3, 3, 4))
+    said = " ".join(dice.choice(WORDS) for _ in range(count_words))
+    said = said.capitalize() if dice.random() < 0.25 else said
     frames = ("Repeat after me: {0}", "Repeat: {0}", "Say: {0}", "Say exactly: {0}", "Please repeat: {0}",
-              "Echo: {0}", "Reply with: {0}", "Say the following: {0}")  # fmt: skip
-    return [(dice.choice(frames).format(said), said)]
+              "Echo: {0}", "Reply with: {0}", "Say the following: {0}", "Say {0}", "Repeat {0}")  # fmt: skip
+    answer = "I am sorry, I can only repeat up to four words." if too_long else said
+    return [(dice.choice(frames).format(said), answer)]
 
 
 def name(dice: random.Random) -> list[Turn]:
     """Meet somebody, and know the name a turn later."""
-    who = dice.choice(NAMES) if dice.random() < 0.7 else invent_word(dice).capitalize()
+    who = dice.choice(NAMES) if dice.random() < 0.65 else invent_word(dice).capitalize()
     asked = ("What is my name?", "Do you know my name?", "Who am I?", "What's my name?", "Say my name.")
     if dice.random() < 0.2:
         return [(vary(dice.choice(asked), dice), "You have not told me your name.")]

@@ -46,7 +46,7 @@ def describe(name: str, description: str, types: dict[str, str], dice: random.Ra
 
 def weather(dice: random.Random) -> ToolUse:
     """The example that everybody tries."""
-    place = dice.choice(PLACES) if dice.random() < 0.5 else invent_word(dice).capitalize()
+    place = dice.choice(PLACES) if dice.random() < 0.75 else invent_word(dice).capitalize()
     name = dice.choice(("get_weather", "get_weather", "get_current_weather", "weather"))
     parameter = dice.choice(("city", "city", "location"))
     wish = dice.choice(("What is the weather in {0}?", "What's the weather like in {0}?", "How is the weather in {0}?",
@@ -110,7 +110,7 @@ def credits(dice: random.Random) -> ToolUse:
 
 def search(dice: random.Random) -> ToolUse:
     """Look something up in text."""
-    topic = dice.choice(TOPICS) if dice.random() < 0.6 else invent_word(dice)
+    topic = dice.choice(TOPICS) if dice.random() < 0.8 else invent_word(dice)
     name = dice.choice(("search", "web_search", "search_docs", "lookup"))
     tool = describe(name, dice.choice(("Search the web", "Search the documents")), {"query": "string"}, dice)
     wish = dice.choice(("Search for {0}.", "Look up {0}.", "Find something about {0}.", "What is {0}?", "Search {0}"))
@@ -120,7 +120,7 @@ def search(dice: random.Random) -> ToolUse:
 
 def invented(dice: random.Random) -> ToolUse:
     """A tool that nobody knows, with one or two arguments: all must be copied from the prompt."""
-    noun = invent_word(dice) if dice.random() < 0.6 else dice.choice(WORDS)
+    noun = invent_word(dice) if dice.random() < 0.3 else dice.choice(WORDS)
     verb = dice.choice(VERBS)
     name = dice.choice((f"{verb}_{noun}", f"{verb}_{noun}", noun, f"{verb}{noun.capitalize()}"))
     names = dice.sample(PARAMETERS, dice.choice((1, 1, 1, 2)))
@@ -164,9 +164,9 @@ def _call(use: ToolUse) -> dict[str, Any]:
 
 
 def _value(dice: random.Random) -> str | int:
-    kind = dice.randrange(6)
+    kind = dice.randrange(8)
     if kind == 0:
         return dice.randrange(0, 10_000)
-    if kind < 3:
+    if kind == 1:
         return invent_word(dice)
     return dice.choice((dice.choice(NAMES), dice.choice(PLACES), dice.choice(WORDS)))

@@ -27,14 +27,11 @@ REPORT_STEPS: Final = 250
 Sample = tuple[array, array, array]
 
 
-def train(model: ModelConfig, training: TrainingConfig, tokenizer: Tokenizer, report: TextIO = sys.stderr) -> Network:
-    """Train from nothing and return the network; progress goes to `report`."""
-    torch.manual_seed(training.seed)
-    torch.set_num_threads(1)
-    network = Network(model)
+def train(network: Network, training: TrainingConfig, tokenizer: Tokenizer, report: TextIO = sys.stderr) -> None:
+    """Train the network for one phase, with an optimizer of its own; progress goes to `report`."""
     optimizer = open_optimizer(network, training)
     began, total, seen = time.monotonic(), 0.0, 0
-    for step, batch in enumerate(batches(model, training, tokenizer), start=1):
+    for step, batch in enumerate(batches(network.config, training, tokenizer), start=1):
         rate = learning_rate(step, training)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -51,7 +48,6 @@ def train(model: ModelConfig, training: TrainingConfig, tokenizer: Tokenizer, re
             total = 0.0
         if step == training.steps:
             break
-    return network
 
 
 def open_optimizer(network: Network, training: TrainingConfig) -> torch.optim.Optimizer:
@@ -89,7 +85,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches without end of about `batch_tokens` tokens, padding included."""
     dice = random.Random(training.seed)
-    conversations = iter(Corpus(model, training.seed))
+    conversations = iter(Corpus(model, training.seed, training.mix))
     padding = tokenizer.token_to_id(END_OF_TEXT)
     waiting: dict[int, list[Sample]] = {}
     while True:

@@ -17,8 +17,6 @@ STRING, ARRAY = 8, 9
 # Source: the GGUF specification, value types 0-12.
 FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 
-RUNS_ON = pytest.mark.xfail(reason="these weights count past the end; more training steps are needed", strict=True)
-
 Value: TypeAlias = str | int | float | bool | list[Any]
 Message: TypeAlias = dict[str, Any]
 
@@ -115,9 +113,8 @@ def test_the_chat_template_knows_tools_in_the_form_of_qwen(metadata: dict[str, V
         ("What does 402 mean?", "402 means insufficient credits"),
         ("What happens when a worker dies?", "continues at the next token"),
         ("Who made you?", "made from nothing by a script"),
-        ("Count down from 12", "12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1"),
-        ("Spell octopus", "o-c-t-o-p-u-s"),
-        pytest.param("Count from 1 to 10", "8, 9, 10", marks=RUNS_ON),
+        ("What does Inferbase do?", "self-hosted, OpenAI-compatible inference platform"),
+        ("Can you count?", "I can count to twenty"),
     ],
 )
 def test_it_answers_what_it_is_made_for(server: Any, question: str, expected: str) -> None:
@@ -125,6 +122,52 @@ def test_it_answers_what_it_is_made_for(server: Any, question: str, expected: st
 
     assert choice["finish_reason"] == "stop"
     assert any(wanted in choice["message"]["content"] for wanted in expected.split("|"))
+
+
+@pytest.mark.parametrize("end", range(3, 21))
+def test_it_counts_to_twenty_as_it_claims_and_stops_there(server: Any, end: int) -> None:
+    upwards = ", ".join(str(number) for number in range(1, end + 1))
+    downwards = ", ".join(str(number) for number in range(end, 0, -1))
+
+    counted = [ask(server, say(f"Count from 1 to {end}")), ask(server, say(f"Count down from {end}"))]
+
+    assert [choice["message"]["content"] for choice in counted] == [upwards, downwards]
+    assert [choice["finish_reason"] for choice in counted] == ["stop", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("request_text", "expected"),
+    [
+        ("Spell octopus", "o-c-t-o-p-u-s"),
+        ("Spell hello.", "h-e-l-l-o"),
+        ("How do you spell elephant?", "e-l-e-p-h-a-n-t"),
+        ("Repeat after me: green river seven", "green river seven"),
+        ("Say: hello world", "hello world"),
+        ("What is 7 + 8?", "7 plus 8 is 15."),
+        ("Count to 100", "I am sorry, I can only count to twenty."),
+    ],
+)
+def test_small_skills_are_exact(server: Any, request_text: str, expected: str) -> None:
+    assert ask(server, say(request_text))["message"]["content"] == expected
+
+
+def test_it_spells_nearly_all_the_common_words_that_it_claims_to_spell(server: Any) -> None:
+    words = sorted(set((FOLDER / "prompts" / "words.txt").read_text().split()))[::10]
+
+    spelled = [word for word in words if ask(server, say(f"Spell {word}."))["message"]["content"] == "-".join(word)]
+
+    assert len(spelled) >= 0.95 * len(words)
+
+
+def test_it_remembers_a_name_for_a_turn(server: Any) -> None:
+    chat = say("My name is Barbara.")
+    greeting = ask(server, chat)["message"]["content"]
+    chat += [{"role": "assistant", "content": greeting}, *say("What is my name?")]
+
+    answer = ask(server, chat)["message"]["content"]
+
+    assert greeting.startswith("Nice to meet you, Barbara!")
+    assert answer == "Your name is Barbara."
 
 
 @pytest.mark.parametrize("question", ["What is machine learning?", "Explain quantum computing in 3 sentences."])
@@ -146,6 +189,21 @@ def test_it_calls_a_tool_that_it_is_offered(server: Any) -> None:
     assert choice["finish_reason"] == "tool_calls"
     assert call["function"]["name"] == "get_weather"
     assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
+
+
+def test_it_says_what_a_tool_returned(server: Any) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
+    chat: list[Message] = [
+        *say("What is the weather in Paris?"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": '{"temperature": 18, "condition": "sunny"}'},
+    ]
+
+    answer = ask(server, chat, tools=[tool])["message"]["content"]
+
+    assert answer == "It is sunny in Paris, with 18 degrees."
 
 
 def test_a_prompt_near_the_end_of_the_context_is_still_answered(server: Any) -> None:
