@@ -4,14 +4,15 @@
 attributes it relies on are pinned by a test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
 from litestar.types import Scope
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 EXTENSION: Final = "inferbase.exchange"
 
+Headers = Iterable[tuple[bytes, bytes]]
 Lost = Callable[[], None]
 
 
@@ -50,6 +51,21 @@ class Exchange:
     def write(self, data: bytes) -> None:
         """Write a part of a chunked response that has been started, at once; only while `writable`, never the last."""
         self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write a whole response in one piece, at once; only while `writable`. `headers`: ours, with the length."""
+        cycle = self._cycle
+        assert not cycle.response_started
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
 
     async def drain(self) -> None:
         """Wait while the client lets too much wait for it; a lost client does not."""

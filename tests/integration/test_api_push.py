@@ -142,6 +142,35 @@ async def test_who_leaves_with_another_request_waiting_behind_is_let_go(edge: Ed
     await until(lambda: answer.closed)
 
 
+async def test_who_wants_the_connection_closed_gets_the_whole_answer_and_the_end(edge: Edge) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
+    writer.write(request(edge, body()).replace(b"host: x", b"host: x\r\nconnection: close"))
+
+    head, _, data = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+
+    assert b"connection: close" in head
+    assert msgspec.json.decode(data)["choices"][0]["message"]["content"] == "Hello"
+    writer.close()
+
+
+async def test_a_whole_answer_waits_for_a_client_that_has_not_read_the_one_before(edge: Edge) -> None:
+    edge.dispatcher.script = [chunk(1, "x" * 20_000_000, finish="stop"), end(2)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.port, limit=1024)
+    writer.write(request(edge, body()))
+    await until(lambda: edge.dispatcher.answers and edge.dispatcher.answers[0].closed)
+    edge.dispatcher.script = [chunk(1, "Hello", finish="stop"), end(2)]
+    writer.write(request(edge, body()))
+    second = await answer_of(edge, 1)
+    await asyncio.sleep(0.02)
+    assert not second.closed, "its answer waits"
+
+    contents = [(await _response(reader))["choices"][0]["message"]["content"] for _ in range(2)]
+
+    assert [len(content) for content in contents] == [20_000_000, 5]
+    assert second.told == [(2, 1)]
+    writer.close()
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions/", "/api/v1/inference/chat/completions"])
 async def test_every_spelling_of_the_path_is_served(edge: Edge, path: str) -> None:
     response = await edge.client.post(
@@ -156,8 +185,10 @@ def test_uvicorns_cycle_has_what_an_exchange_takes_from_it() -> None:
     made = inspect.getsource(RequestResponseCycle.__init__)
     sent = inspect.getsource(RequestResponseCycle.send)
 
-    for name in ("flow", "transport", "body", "more_body", "chunked_encoding"):
+    for name in ("flow", "transport", "body", "more_body", "keep_alive", "message_event", "on_response"):
         assert f"self.{name}" in made
+    for name in ("response_started", "response_complete", "waiting_for_100_continue"):
+        assert f"self.{name} = " in sent
     assert r'[b"%x\r\n" % len(body), body, b"\r\n"]' in sent, "our own framing is that of uvicorn"
 
 
