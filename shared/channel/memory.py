@@ -57,10 +57,11 @@ class WriterMemory:
         start = tip + 1 - request.first
         return [(tip + 1 + index, chunk) for index, chunk in enumerate(request.chunks[start:])]
 
-    def forget(self, request_id: str) -> None:
-        """Drop a request that ended here."""
-        request = self._requests.pop(request_id, None)
-        if request is not None:
+    def forget(self, request_id: str, attempt: int | None = None) -> None:
+        """Drop a request that ended here; with `attempt` only that one's chunks."""
+        request = self._requests.get(request_id)
+        if request is not None and attempt in (None, request.attempt):
+            del self._requests[request_id]
             self._size -= request.size
 
     def _make_room(self) -> None:

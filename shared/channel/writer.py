@@ -113,8 +113,8 @@ class LogWriter:
         return cast("asyncio.Future[FinishVerdict]", future)
 
     def forget(self, fence: Fence) -> None:
-        """Drop what is remembered of a request that this worker handed over."""
-        self._memory.forget(fence.request_id)
+        """Drop what is remembered of a request that this worker handed over, or lost."""
+        self._memory.forget(fence.request_id, fence.attempt)
 
     async def flush(self) -> None:
         """Return once everything submitted so far is answered."""
@@ -134,7 +134,7 @@ class LogWriter:
             outcomes = [_FENCED] * len(entries)
         for entry, outcome in zip(entries, outcomes, strict=True):
             if entry.record is not None or outcome.verdict in ("fenced", "gone"):
-                self._memory.forget(entry.fence.request_id)
+                self._memory.forget(entry.fence.request_id, entry.fence.attempt)
         return [outcome.verdict for outcome in outcomes]
 
     async def _write_filling(self, entries: Sequence[_Entry]) -> list[_Outcome]:

@@ -51,7 +51,7 @@ class Completer:
         self.clock: Final = clock
         self.settings: Final = settings
         self.on_dead: Final = on_dead
-        self._running: dict[str, _Run] = {}
+        self._running: set[_Run] = set()  # two of one request where an attempt that lost its fence still ends
 
     @property
     def running(self) -> int:
@@ -62,37 +62,42 @@ class Completer:
         """Run `claim` to its end; returns without one only where the fence was lost or the claim is handed over."""
         run = _Run(self, claim)
         loaded = self.models(claim.job.model)
-        self._running[claim.job.request_id] = run
+        self._running.add(run)
         if loaded is not None:
             loaded.running += 1
         try:
             await run.run(loaded)
         finally:
-            del self._running[claim.job.request_id]
+            self._running.discard(run)
             if loaded is not None:
                 loaded.running -= 1
+            if not run.finished:  # nothing more is written under this fence
+                self.writer.forget(run.fence)
 
     def expire(self) -> None:
         """End every run that is past one of its deadlines; called each second."""
         now_ms, now = self.clock.unix_ms(), self.clock.monotonic()
-        for run in list(self._running.values()):
+        for run in list(self._running):
             run.expire(now_ms, now)
 
 
 class _Run:
     """One attempt at one request."""
 
-    # Invariant: `_seq` is the last position submitted to the log, `_completion_tokens` the ids in the log up to there.
+    # Invariants: `_seq` is the last position submitted to the log, `_completion_tokens` the ids in the log up to there,
+    # once `_counted`; a claim that must be closed is ended by its own code and by no other.
 
     def __init__(self, owner: Completer, claim: Claim) -> None:
+        self.fence: Final = Fence(claim.job.model, claim.job.request_id, claim.attempt, claim.owner)
+        self.finished = False
         self._owner = owner
         self._claim = claim
         self._job = claim.job
-        self._fence = Fence(claim.job.model, claim.job.request_id, claim.attempt, claim.owner)
         self._seq = claim.seq
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._completion_tokens = 0
+        self._counted = claim.seq == 0
         self._prefill_began = claim.seq > 0
         self._first_token_ms: int | None = None
         self._last_token_at = owner.clock.monotonic()
@@ -113,9 +118,9 @@ class _Run:
             if code is None or code in endings.HANDED_ON or self._task is None:
                 raise
             self._task.uncancel()
-            await self._close(code)
+            await self._end_cut(code)
         except FenceLost:
-            logger.info("fence_lost", request_id=self._job.request_id, attempt=self._claim.attempt)
+            self._tell_fence_lost()
 
     def expire(self, now_ms: int, now: float) -> None:
         settings = self._owner.settings
@@ -130,8 +135,20 @@ class _Run:
     def _interrupt(self, code: str) -> None:
         if self._finishing or self._interrupted_by is not None or self._task is None:
             return
+        if self._claim.close is not None and code not in endings.HANDED_ON:
+            return
         self._interrupted_by = code
         self._task.cancel()
+
+    async def _end_cut(self, code: str) -> None:
+        """End what was cut in the middle by `code`."""
+        try:
+            await (self._close(code) if self._counted else self._close_unrun(code))
+        except FenceLost:
+            self._tell_fence_lost()
+
+    def _tell_fence_lost(self) -> None:
+        logger.info("fence_lost", request_id=self._job.request_id, attempt=self._claim.attempt)
 
     async def _guarded(self, loaded: LoadedModel | None) -> None:
         try:
@@ -184,6 +201,10 @@ class _Run:
 
     async def _take(self, delta: Delta, stream: TextStream) -> bool:
         """Log one delta; True once the request is finished."""
+        # One append in flight: an engine faster than Redis gives larger deltas instead. Waited for before anything is
+        # taken, so that a cut here leaves no position, token or text behind that never reached the log.
+        if delta.finish_reason is None and self._appended is not None and await self._appended not in endings.APPENDED:
+            raise FenceLost
         text = stream.push(delta.token_ids, delta.text)
         self._last_token_at = self._owner.clock.monotonic()
         if self._first_token_ms is None and self._claim.seq == 0:
@@ -197,9 +218,7 @@ class _Run:
             return True
         chunk = self._next_chunk(text, delta.token_ids)
         self._completion_tokens += len(delta.token_ids)
-        if self._appended is not None and await self._appended not in endings.APPENDED:
-            raise FenceLost  # one append in flight: an engine faster than Redis gives larger deltas instead
-        self._appended = self._owner.writer.append(self._fence, chunk)
+        self._appended = self._owner.writer.append(self.fence, chunk)
         return False
 
     def _next_chunk(
@@ -257,6 +276,7 @@ class _Run:
         emitted = tuple(token_id for chunk in chunks for token_id in chunk.token_ids)
         stream.replay(emitted, "".join(chunk.text for chunk in chunks))
         self._completion_tokens = len(emitted)
+        self._counted = True
         self._cached_tokens = next((chunk.cached_tokens for chunk in chunks if chunk.cached_tokens), 0)
         return emitted
 
@@ -312,8 +332,9 @@ class _Run:
             latency_ms=max(0, now - job.reserved_ms),
             finished_ms=now,
         )
-        verdict = await self._owner.writer.finish(self._fence, chunk, finish)
-        if verdict not in endings.APPENDED:
+        written = self._owner.writer.finish(self.fence, chunk, finish)
+        self.finished = True
+        if await written not in endings.APPENDED:
             raise FenceLost
 
 
