@@ -94,7 +94,14 @@ class ConcurrencySlots:
         bounded = _bounded(holders)
         if not bounded:
             return True
-        return await self._batcher.submit(_Operation(_ACQUIRE, request_id, bounded))
+        decision = self._batcher.submit(_Operation(_ACQUIRE, request_id, bounded))
+        try:
+            return await decision
+        except asyncio.CancelledError:
+            # Granted, but cut before it could be used. If undecided, the future is cancelled now: an orphan to be.
+            if decision.done() and not decision.cancelled() and decision.exception() is None and decision.result():
+                self.release(request_id, bounded)
+            raise
 
     def release(self, request_id: str, holders: Holders) -> None:
         """Give slots back; sent soon, and idempotent. Where Redis is away the lease ends them."""

@@ -139,6 +139,19 @@ async def test_a_waiter_that_left_leaves_no_slot(redis: Redis, slots: Concurrenc
             await asyncio.sleep(0.005)
 
 
+async def test_a_waiter_that_is_cut_as_it_is_answered_leaves_no_slot(redis: Redis, slots: ConcurrencySlots) -> None:
+    waiting = asyncio.ensure_future(slots.acquire("r1", [("key_1", 1)]))
+    while not slots.held:  # granted, and the waiter has not run yet
+        await asyncio.sleep(0)
+
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    assert waiting.cancelled()
+    assert await slots.acquire("r2", [("key_1", 1)])
+    assert slots.held == 1
+
+
 async def test_closing_a_node_gives_its_slots_back(redis: Redis) -> None:
     async with open_slots(redis, SETTINGS) as node:
         await node.acquire("r1", [("key_1", 1), ("acct_1", 1)])
