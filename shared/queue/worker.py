@@ -270,8 +270,10 @@ class LeasedWorker(Worker):
 
     async def _beat(self) -> None:
         running = self._running.all()
-        if not running and not self._to_return:
-            return
+        if not running:
+            self._readers.forget()  # else a reader of the past, never looked at again, would hurry every beat
+            if not self._to_return:
+                return
         sent_at = self.loop.time()
         async with asyncio.timeout(self._settings.beat_seconds / 2):
             by_claim = {id(each.claim): each for each in running}

@@ -1,4 +1,4 @@
-"""THE job over a real queue and a simulated engine: however it is cut, its end and its record say what the log holds."""
+"""THE job over a real queue and a simulated engine: however it is cut, its end says what the log holds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

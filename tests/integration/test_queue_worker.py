@@ -320,6 +320,19 @@ async def test_a_reader_that_has_gone_cancels_its_request_but_not_resumable_ones
     assert codes == {left.request_id: "no_reader"}
 
 
+async def test_an_idle_worker_does_not_hurry_its_beats_for_a_reader_of_the_past(rig: Rig, redis: Redis) -> None:
+    runs = Runs()
+    settings = msgspec.structs.replace(BRISK, no_reader_seconds=0.3)
+    await redis.set(keys.node("node_a"), "1", px=60_000)
+    async with open_worker(redis, runs, settings=settings) as worker:
+        await rig.enqueue()
+        await until(lambda: worker._readers.seconds_to_limit() < 1)
+
+        runs.let_go.set()
+
+        await until(lambda: worker._readers.seconds_to_limit() == float("inf"))
+
+
 async def test_the_worker_loads_its_scripts_again_where_redis_forgot_them(rig: Rig, redis: Redis) -> None:
     runs = Runs()
     async with open_worker(redis, runs, settings=msgspec.structs.replace(BRISK, reap_seconds=60.0)):

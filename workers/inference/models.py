@@ -44,7 +44,8 @@ class LoadedModel:
 class Models:
     """What is loaded, what is loading, and what failed. Opened by `open_models`, which closes every engine."""
 
-    # Invariant: a model id is in at most one of `_loaded`, `_loading`.
+    # Invariant: a model id is in at most one of `_loaded`, `_loading`; in `_since_ms` while it is being loaded, and not
+    # while it is being closed.
 
     def __init__(self, settings: WorkerSettings, clock: Clock) -> None:
         self._settings = settings
@@ -52,6 +53,7 @@ class Models:
         self._loaded: dict[str, LoadedModel] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._since_ms: dict[str, int] = {}
         self._failed_at: dict[str, float] = {}
 
     def get(self, model: str) -> LoadedModel | None:
@@ -72,6 +74,7 @@ class Models:
         for model in wanted.values():
             if model.id in self._loaded or model.id in self._loading or not self._may_try(model.id):
                 continue
+            self._since_ms[model.id] = self._clock.unix_ms()
             task = asyncio.get_running_loop().create_task(self._load(model))
             self._loading[model.id] = task
             task.add_done_callback(partial(self._settled, model.id))
@@ -84,7 +87,10 @@ class Models:
 
     def presence(self, *, draining: bool) -> dict[str, ModelPresence]:
         """Return what to announce of every model held or loading."""
-        said: dict[str, ModelPresence] = {model_id: ModelPresence(state="loading") for model_id in self._loading}
+        said: dict[str, ModelPresence] = {}
+        if not draining:  # else it will serve nobody
+            for model_id, since_ms in self._since_ms.items():
+                said[model_id] = ModelPresence(state="loading", loading_since_ms=since_ms)
         for model_id, loaded in self._loaded.items():
             said[model_id] = ModelPresence(
                 state="draining" if draining else "ready",
@@ -113,6 +119,7 @@ class Models:
 
     def _settled(self, model_id: str, _: "asyncio.Task[None]") -> None:
         del self._loading[model_id]
+        self._since_ms.pop(model_id, None)
 
     def _may_try(self, model_id: str) -> bool:
         failed_at = self._failed_at.get(model_id)

@@ -1,0 +1,51 @@
+"""The models of one worker: what it says of them while they load, serve and go."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from shared.catalogue import Catalogue, Model
+from shared.clock import SystemClock
+from shared.presence import judge
+from shared.pricing import Prices
+from shared.settings import WorkerSettings
+from tests.integration.queue_rig import until
+from workers.inference.models import Models, open_models
+
+SLOW = Model(id="sim/slow", engine="simulator", context=64, prices=Prices(1, 1, 1), options={"load_seconds": "60"})
+QUICK = msgspec.structs.replace(SLOW, id="sim/quick", options={})
+
+
+@pytest.fixture
+async def models() -> AsyncIterator[Models]:
+    async with open_models(WorkerSettings(engine="simulator"), SystemClock()) as opened:
+        yield opened
+
+
+async def test_the_time_until_a_model_is_loaded_counts_down(models: Models) -> None:
+    models.follow(Catalogue(version=1, models=(SLOW,)))
+
+    said = models.presence(draining=False)["sim/slow"]
+
+    assert said.loading_since_ms is not None
+    later_ms = said.loading_since_ms + 20_000
+    health = judge("sim/slow", [said], queue_depth=0, load_seconds=60.0, now_ms=later_ms)
+    assert (health.status, health.eta_seconds) == ("loading", 40)
+
+
+async def test_a_draining_worker_does_not_promise_what_it_was_loading(models: Models) -> None:
+    models.follow(Catalogue(version=1, models=(SLOW,)))
+
+    assert models.presence(draining=True) == {}
+
+
+async def test_a_model_that_is_no_longer_wanted_is_not_said_to_load(models: Models) -> None:
+    models.follow(Catalogue(version=1, models=(QUICK,)))
+    await until(lambda: models.ids() == ["sim/quick"])
+
+    models.follow(Catalogue(version=2, models=(SLOW,)))
+
+    assert set(models.presence(draining=False)) == {"sim/slow"}
+    await asyncio.sleep(0)
