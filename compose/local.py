@@ -7,6 +7,7 @@ their streams, workers theirs, settlement empties its queue, then janitor, Valke
 
 import asyncio
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ class Local:
         """Start, serve until StopRequested, stop. Raises StartFailed."""
         model = choose_model(self._options.model, engine=self._options.engine)
         self._check_ports()
+        self._check_ready_file()
         self._folder.make()
         with ExitStack() as stack:
             stack.enter_context(self._folder.locked())
@@ -105,6 +107,11 @@ class Local:
                 raise StartFailed(f"port {port} does not exist: choose a lower --port")
             if not is_free(port, self._settings.api.host):
                 raise StartFailed(f"port {port} is taken: stop what listens there, or choose another with --port")
+
+    def _check_ready_file(self) -> None:
+        given = self._options.ready_file
+        if given is not None and (given.is_dir() or not os.access(given.absolute().parent, os.W_OK)):
+            raise StartFailed(f"the ready-file {given} cannot be written: choose another with --ready-file")
 
     def _with_secrets(self) -> Settings:
         given, kept = self._settings.secrets, self._folder.secrets()

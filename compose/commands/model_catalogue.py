@@ -50,19 +50,20 @@ def add(
 ) -> None:
     """Add a model, or change one. Running workers of the engine pick it up within seconds."""
     from compose.catalogue_mirror import mirror_catalogue
-    from compose.chosen_model import ENGINES
     from shared.catalogue import Model
     from shared.database.models import add_model, list_models
+    from workers.engines import check_engine, check_options
 
-    if engine not in ENGINES:
-        raise CommandFailed(f"there is no engine {engine!r}: choose {' or '.join(ENGINES)}")
+    check_engine(engine)
+    options = _options(option or [])
+    check_options(engine, options)  # no worker would load it, and only a log would say why
     model = Model(
         id=_checked_id(model_id),
         engine=engine,
         context=context,
         prices=_prices(prompt_price, cached_price, completion_price),
         default_max_tokens=default_max_tokens,
-        options=_options(option or []),
+        options=options,
     )
 
     async def work(target: Target) -> dict[str, Any]:

@@ -175,6 +175,17 @@ def test_a_model_that_does_not_exist_is_one_line_and_a_failure(start: Start) -> 
     )
 
 
+def test_a_ready_file_that_cannot_be_written_is_refused_before_anything_starts(start: Start) -> None:
+    product = start("--ready-file", "/proc/missing/ready.json")
+
+    status = product.process.wait(20)
+
+    assert status == 1
+    assert product.errors.read_text() == (
+        "inferbase: the ready-file /proc/missing/ready.json cannot be written: choose another with --ready-file\n"
+    )
+
+
 def test_given_stores_are_used_instead_of_embedded_ones(start: Start, database_url: str, redis_url: str) -> None:
     given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
 
@@ -218,6 +229,31 @@ def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalPr
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == 3
     assert product.cli("key", "list", account)["data"][0]["id"] == key["id"]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--engine", "nope"], "there is no engine 'nope': choose llamacpp or simulator"),
+        (["--engine", "simulator", "--option", "wat=1"], "engine simulator has no option 'wat'; it has: load_seconds,"),
+        (["--engine", "simulator", "--option", "tokens=abc"], "option of engine simulator: Expected `int`"),
+        (["--engine", "llamacpp", "--option", "tokens=3"], "engine llamacpp has no option 'tokens'; it has: "),
+    ],
+)
+def test_a_model_that_no_worker_could_load_is_not_added(product: LocalProduct, options: list[str], line: str) -> None:
+    done = run_cli(product.data, "model", "add", "no/good", *options)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"inferbase: {line}")
+    assert done.stderr.count("\n") == 1
+    assert "no/good" not in [model["id"] for model in product.cli("model", "list")["data"]]
+
+
+def test_a_worker_of_an_unknown_engine_says_so_and_ends(product: LocalProduct) -> None:
+    done = run_cli(product.data, "worker", "--engine", "nope")
+
+    assert done.returncode == 1
+    assert done.stderr == "inferbase: there is no engine 'nope': choose llamacpp or simulator\n"
 
 
 def test_a_key_revoked_by_command_is_refused_within_five_seconds(product: LocalProduct) -> None:

@@ -6,8 +6,28 @@ from typing import Final
 
 from shared.errors import SettingsInvalid
 from workers.engines.base import Engine, EngineOptions
+from workers.engines.validation import parse_options
 
 ENGINES: Final = ("llamacpp", "simulator")
+
+
+def check_engine(name: str) -> None:
+    """Raise SettingsInvalid where there is no engine `name`."""
+    if name not in ENGINES:
+        raise SettingsInvalid(f"there is no engine {name!r}: choose {' or '.join(ENGINES)}")
+
+
+def check_options(name: str, options: dict[str, str]) -> None:
+    """Raise SettingsInvalid where the engine `name` would not load a model with `options`; opens nothing."""
+    check_engine(name)
+    if name == "simulator":
+        from workers.engines.simulator_script import Script
+
+        parse_options(options, Script, engine=name)
+    else:
+        from workers.engines.llamacpp import LlamaOptions
+
+        parse_options(options, LlamaOptions, engine=name)
 
 
 @asynccontextmanager
@@ -16,15 +36,14 @@ async def open_engine(name: str, options: EngineOptions) -> AsyncIterator[Engine
 
     Raises SettingsInvalid for an unknown name, an unknown option or a bad value, EngineDead where it cannot load.
     """
+    check_engine(name)
     if name == "simulator":
         from workers.engines.simulator import open_simulator
 
         async with open_simulator(options) as simulator:
             yield simulator
-    elif name == "llamacpp":
+    else:
         from workers.engines.llamacpp import open_llamacpp
 
         async with open_llamacpp(options) as llamacpp:
             yield llamacpp
-    else:
-        raise SettingsInvalid(f"there is no engine {name!r}; there are: {', '.join(ENGINES)}")

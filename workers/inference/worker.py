@@ -23,6 +23,7 @@ from shared.presence import Presence, announce, leave, read_catalogue
 from shared.queue.worker import LeasedWorker
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
+from workers.engines import check_engine
 from workers.inference.complete import Completer
 from workers.inference.models import LoadedModel, Models, open_models
 
@@ -34,7 +35,8 @@ logger = log.get_logger("worker")
 
 
 async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT; then drain, hand over and return."""
+    """Run until SIGTERM or SIGINT; then drain, hand over and return. Raises SettingsInvalid before anything starts."""
+    check_engine(settings.worker.engine)
     secrets = require_secrets(settings, "wire_key")
     previous = secrets.wire_key_previous.encode() or None
     seal, clock, owner = Seal(secrets.wire_key.encode(), previous), SystemClock(), ids.new_owner_id()
