@@ -7,8 +7,8 @@ that never started runs no `finally`. So `Answer.close` is synchronous, idempote
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal, NamedTuple
 
 from shared import log
 from shared.admission import Admission
@@ -16,20 +16,32 @@ from shared.channel import LogReader, Push, Subscription
 from shared.clock import Clock
 from shared.crash_points import CrashPoints
 from shared.database.requests import Witness
-from shared.errors import BackendFailed, InferbaseError, RateLimited
+from shared.errors import BackendFailed, RateLimited
 from shared.limits import ConcurrencySlots
+from shared.outbox import Outbox
 from shared.queue.client import CancelTarget, QueueClient
 from shared.settings import Settings
 from shared.submission import Holders, Submission, admit, holders_of, prepare
 from shared.wire import Chunk, End, Job
 
+CANCELS_MOST: Final = 50_000  # that wait for Redis
+CANCELS_AT_ONCE: Final = 64
+CANCEL_RETRY_SECONDS: Final = 0.5
+CANCEL_FLUSH_SECONDS: Final = 5.0  # at shutdown
+
 logger = log.get_logger("dispatch")
+
+
+class _Cancel(NamedTuple):
+    target: CancelTarget
+    code: str
 
 
 class Answer:
     """The running answer of one request, read by one handler."""
 
-    # Invariant: once `_closed`, the dispatcher no longer knows this answer and nothing is delivered any more.
+    # Invariants: once `_closed`, the dispatcher no longer knows this answer and nothing is delivered any more; `broken`
+    # is set only where the answer did not end and it is not the client who left: nothing is charged for it.
 
     def __init__(self, dispatcher: "Dispatcher", job: Job, subscription: Subscription, holders: Holders) -> None:
         self.job: Final = job
@@ -38,6 +50,7 @@ class Answer:
         self.model: Final = job.model
         self.created: Final = job.reserved_ms // 1000  # Unix seconds
         self.end: End | None = None
+        self.broken: str | None = None  # the code by which this side broke it off
         self._dispatcher = dispatcher
         self._subscription = subscription
         self._prompt_tokens: int | None = None
@@ -53,10 +66,14 @@ class Answer:
         where it takes it, see Subscription.next. Raises BackendFailed (`worker_lost`) where the log was lost.
         """
         assert self.end is None, "an ended answer has no next chunk"
-        chunks = await self._subscription.next(timeout_seconds, push if self._begun else None)
-        if chunks is None:
-            self._dispatcher.check_deadline(self.job)
-            return None
+        try:
+            chunks = await self._subscription.next(timeout_seconds, push if self._begun else None)
+            if chunks is None:
+                self._dispatcher.check_deadline(self.job)
+                return None
+        except BackendFailed as error:
+            self.fail(error.code)
+            raise
         if not self._begun:
             self._begun = True
             self._prompt_tokens = chunks[0].prompt_tokens
@@ -67,6 +84,11 @@ class Answer:
         """Note the totals that were handed to the client's socket so far."""
         self._delivered_seq = seq
         self._delivered_tokens = tokens
+
+    def fail(self, code: str) -> None:
+        """Note that this side breaks the answer off; the first code counts, and none after the end."""
+        if self.end is None and self.broken is None:
+            self.broken = code
 
     def close(self) -> None:
         """Let go of the answer: cancel what still runs, witness what was relayed, free the slots."""
@@ -82,8 +104,13 @@ class Answer:
             delivered_tokens=self._delivered_tokens,
             delivered_seq=self._delivered_seq,
             prompt_tokens=self._prompt_tokens,
-            ended=_witnessed(self.end),
+            ended=self._ended(),
         )
+
+    def _ended(self) -> Literal["finished", "client_left", "failed"]:
+        if self.end is None:
+            return "client_left" if self.broken is None else "failed"
+        return "finished" if self.end.status == "completed" else "failed"
 
 
 class Dispatcher:
@@ -109,7 +136,14 @@ class Dispatcher:
         self._node_id = node_id
         self._crash = CrashPoints(settings.crash_point)
         self._live: dict[str, Answer] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Retried: a cancel that is lost means an answer that runs to its end for nobody, and is charged.
+        self._cancels: Outbox[_Cancel] = Outbox(
+            self._send_cancels,
+            merge=lambda older, _: older,
+            most=CANCELS_MOST,
+            batch_most=CANCELS_AT_ONCE,
+            retry_seconds=CANCEL_RETRY_SECONDS,
+        )
 
     @property
     def live(self) -> int:
@@ -125,7 +159,7 @@ class Dispatcher:
         dead = set(key_ids)
         for answer in list(self._live.values()):
             if answer.job.key_id in dead:
-                self._own(self._cancel(answer.job, "key_revoked"))
+                self._cancel(answer.job, "key_revoked")
 
     async def submit(self, submission: Submission) -> Answer:
         """Reserve, subscribe and enqueue; return the running answer.
@@ -159,7 +193,7 @@ class Dispatcher:
         except BaseException:
             self._live.pop(job.request_id, None)
             subscription.close()
-            self._own(self._abandon(answer))
+            self._abandon(answer)
             raise
         return answer
 
@@ -173,16 +207,17 @@ class Dispatcher:
         self._live.pop(answer.request_id, None)
         self._admission.witness(witness)
         if answer.end is None and not answer.job.resumable:
-            self._own(self._cancel(answer.job, "request_cancelled"))
+            self._cancel(answer.job, answer.broken or "request_cancelled")
         if answer.holders:
             self._slots.release(answer.request_id, answer.holders)
 
     async def close(self) -> None:
-        """Finish the owned tasks; the caller has stopped taking requests and closed every answer."""
+        """Send what waits, within a bounded time; the caller has stopped taking requests and closed every answer."""
         for answer in list(self._live.values()):
             answer.close()
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not await self._cancels.flush(CANCEL_FLUSH_SECONDS):
+            # Workers notice that this node has gone; the janitor closes the rest.
+            logger.warning("cancels_not_sent", cancels=self._cancels.waiting)
 
     async def _enqueue(self, job: Job, subscription: Subscription) -> None:
         subscription.enqueued()
@@ -195,14 +230,14 @@ class Dispatcher:
         if verdict == "tombstoned":
             raise BackendFailed("The request was cancelled before it was queued.", code="request_cancelled")
 
-    async def _abandon(self, answer: Answer) -> None:
+    def _abandon(self, answer: Answer) -> None:
         """Undo a reservation whose job may or may not have reached the queue."""
         self._admission.release(answer.request_id)
         if answer.holders:
             self._slots.release(answer.request_id, answer.holders)
-        await self._cancel(answer.job, "request_cancelled")
+        self._cancel(answer.job, "request_cancelled")
 
-    async def _cancel(self, job: Job, code: str) -> None:
+    def _cancel(self, job: Job, code: str) -> None:
         target = CancelTarget(
             request_id=job.request_id,
             account_id=job.account_id,
@@ -210,18 +245,14 @@ class Dispatcher:
             model=job.model,
             reserved_ms=job.reserved_ms,
         )
-        try:
-            await self._queue.cancel(target, code=code, reader=self._node_id)
-        except InferbaseError as error:  # the worker notices a missing reader; the janitor closes the rest
-            logger.warning("cancel_failed", request_id=job.request_id, error=error.message)
+        self._cancels.put(job.request_id, _Cancel(target, code))
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def _witnessed(end: End | None) -> Literal["finished", "client_left", "failed"]:
-    if end is None:
-        return "client_left"
-    return "finished" if end.status == "completed" else "failed"
+    async def _send_cancels(self, cancels: Sequence[_Cancel]) -> None:
+        """Send all; raise the first error of those that failed: the batch is sent again."""
+        done = await asyncio.gather(
+            *[self._queue.cancel(one.target, code=one.code, reader=self._node_id) for one in cancels],
+            return_exceptions=True,
+        )
+        for outcome in done:
+            if isinstance(outcome, BaseException):
+                raise outcome

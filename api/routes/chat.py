@@ -109,11 +109,13 @@ async def _complete(node: Node, client: Client, submission: Submission, request:
     except Exception as error:
         refusal = error if isinstance(error, Refusal) else internal_error(error)
         refusal.request_id, code = answer.request_id, refusal.code
+        answer.fail(refusal.code)
         if not client.started or not request.stream:
             raise refusal from None
         await client.write(error_as_event(refusal), more=False)
     except asyncio.CancelledError:
         if not client.gone:
+            answer.fail("dependency_unavailable")
             await _say_stopping(client, request, answer.request_id)
         raise
     finally:

@@ -56,6 +56,7 @@ class ScriptedAnswer:
         self.job = submission
         self.end: End | None = None
         self.closed = 0
+        self.failed: list[str] = []
         self.told: list[tuple[int, int]] = []
         self.more = asyncio.Event()
         self._script = list(script)
@@ -102,6 +103,10 @@ class ScriptedAnswer:
 
     def delivered(self, seq: int, tokens: int) -> None:
         self.told.append((seq, tokens))
+
+    def fail(self, code: str) -> None:
+        if self.end is None:
+            self.failed.append(code)
 
     def close(self) -> None:
         self.closed += 1

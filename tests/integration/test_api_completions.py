@@ -142,6 +142,7 @@ async def test_what_fails_after_the_first_token_is_one_error_event_and_no_done(e
     assert all(e["choices"][0]["finish_reason"] is None for e in said)
     assert error["error"]["code"] == "worker_lost" and error["error"]["message"] == "Lost."
     assert edge.dispatcher.answers[0].closed == 1
+    assert edge.dispatcher.answers[0].failed == (["worker_lost"] if isinstance(broken, Exception) else [])
 
 
 async def test_the_last_token_of_a_broken_answer_is_not_lost(edge: Edge) -> None:
@@ -329,6 +330,7 @@ async def test_what_does_not_finish_in_time_ends_honestly(stream: bool, script: 
 
         response = await asked
         assert answer.closed == 1
+        assert answer.failed == ["dependency_unavailable"], "the client did not leave: nothing is charged"
         if stream and script:
             assert events(response.text)[-1]["error"]["code"] == "dependency_unavailable"
         else:
