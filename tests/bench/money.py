@@ -13,9 +13,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from compose.stores import Postgres, free_port, open_postgres
@@ -39,6 +41,15 @@ ROWS_PER_SIZE = 2_000
 ROWS_OF_SINGLES = 400
 
 
+class Pairs(msgspec.Struct, frozen=True):
+    """What pairs of reserve and settle cost at one number in flight; CPU per pair."""
+
+    per_second: float
+    p50_ms: float
+    python_us: float
+    postgres_us: float
+
+
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,12 +57,25 @@ def main() -> None:
     parser.add_argument("--flights", default="1,8,64,256")
     parser.add_argument("--customers", type=int, default=1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="inferbase-bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        with open_postgres(folder / "postgres", free_port()) as server:
-            flights = [int(flight) for flight in options.flights.split(",")]
-            uvloop.run(bench(server, flights, options.seconds, options.customers))
+    with _open_server() as server:
+        flights = [int(flight) for flight in options.flights.split(",")]
+        uvloop.run(bench(server, flights, options.seconds, options.customers))
+
+
+def pairs_on_one_account(flights: Sequence[int], seconds: float) -> list[Pairs]:
+    """Measure each number of requests in flight on one hot account of a new server, and audit its ledger."""
+    with _open_server() as server:
+        return uvloop.run(_hot_account(server, flights, seconds))
+
+
+async def _hot_account(server: Postgres, flights: Sequence[int], seconds: float) -> list[Pairs]:
+    await migrate(server.url)
+    async with open_database(StoreSettings(database_url=server.url), role="bench") as database:
+        hot = [await make_customer(database, credits=CREDITS)]
+        found = [await measure_pairs(server, database, hot, flight, seconds) for flight in flights]
+        async with database.acquire() as connection:
+            assert await audit(connection, quiesced=True) == []
+    return found
 
 
 async def bench(server: Postgres, flights: Sequence[int], seconds: float, customers: int) -> None:
@@ -60,7 +84,12 @@ async def bench(server: Postgres, flights: Sequence[int], seconds: float, custom
     async with open_database(StoreSettings(database_url=server.url), role="bench") as database:
         hot = [await make_customer(database, credits=CREDITS) for _ in range(customers)]
         for flight in flights:
-            print(await measure_pairs(server, database, hot, flight, seconds), flush=True)
+            found = await measure_pairs(server, database, hot, flight, seconds)
+            print(
+                f"{flight:4d} in flight: {found.per_second:8,.0f} pairs/s   p50 {found.p50_ms:6.2f} ms   "
+                f"CPU per pair: python {found.python_us:6.1f} us, postgres {found.postgres_us:6.1f} us",
+                flush=True,
+            )
         for size in BATCH_SIZES:
             print(await measure_rows(database, hot[0], size), flush=True)
         async with database.acquire() as connection:
@@ -69,7 +98,7 @@ async def bench(server: Postgres, flights: Sequence[int], seconds: float, custom
 
 async def measure_pairs(
     server: Postgres, database: Database, customers: Sequence[Customer], flight: int, seconds: float
-) -> str:
+) -> Pairs:
     """Keep `flight` requests between reservation and settlement, and witness each."""
     admission = Admission(database, CrashPoints())
     session = Session(database)
@@ -97,10 +126,11 @@ async def measure_pairs(
     await session.close()
     after = cpu_seconds(roles)
     python_us, postgres_us = (1e6 * (after[role] - before[role]) / len(latencies) for role in ("python", "postgres"))
-    p50_ms = 1e3 * statistics.median(latencies)
-    return (
-        f"{flight:4d} in flight: {len(latencies) / spent:8,.0f} pairs/s   p50 {p50_ms:6.2f} ms"
-        f"   CPU per pair: python {python_us:6.1f} us, postgres {postgres_us:6.1f} us"
+    return Pairs(
+        per_second=len(latencies) / spent,
+        p50_ms=1e3 * statistics.median(latencies),
+        python_us=python_us,
+        postgres_us=postgres_us,
     )
 
 
@@ -122,6 +152,15 @@ async def measure_rows(database: Database, customer: Customer, size: int) -> str
                 await verb(connection, batch)
             found.append(f"{name} {1e6 * (_backend_seconds(pid) - before) / count / size:6.1f}")
     return f"{size:4d} in a batch, postgres us/row: " + "   ".join(found)
+
+
+@contextmanager
+def _open_server() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(prefix="inferbase-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        with open_postgres(folder / "postgres", free_port()) as server:
+            yield server
 
 
 def _backend_seconds(pid: int) -> float:

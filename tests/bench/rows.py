@@ -34,7 +34,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     tokens_alone: int  # of the one stream of the row at 1 in flight
     idle_streams: int  # opened twice
     idle_seconds: float
-    pairs: int  # of reserve + settle
+    pair_seconds: float  # of pairs of reserve + settle
     phase_seconds: float  # a row stops after this, wherever it is
 
 
@@ -47,7 +47,7 @@ FULL: Final = Sizes(
     tokens_alone=256,
     idle_streams=500,
     idle_seconds=5,
-    pairs=30_000,
+    pair_seconds=4.0,
     phase_seconds=45,
 )
 QUICK: Final = Sizes(
@@ -59,7 +59,7 @@ QUICK: Final = Sizes(
     tokens_alone=100,
     idle_streams=150,
     idle_seconds=2,
-    pairs=10_000,
+    pair_seconds=2.0,
     phase_seconds=15,
 )
 
