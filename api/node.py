@@ -95,7 +95,8 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
 @asynccontextmanager
 async def _open_dispatcher(settings: Settings, redis: Redis, admission: Admission) -> AsyncIterator[Dispatcher]:
     secrets, queue = require_secrets(settings), settings.queue
-    node_id = settings.api.node_id or ids.new_id("node_")
+    # New at each start: a node that comes back does not read what it read before.
+    node_id = ids.new_id(f"{settings.api.node_id or 'node'}_")
     seal = Seal(secrets.wire_key.encode(), secrets.wire_key_previous.encode() or None)
     async with open_log_reader(redis, queue) as reader, open_slots(redis, queue) as slots:
         client = QueueClient(redis, seal, queue)

@@ -41,7 +41,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"  # address to listen on
     port: int = 8000  # port to listen on
-    node_id: str = ""  # empty: made at start
+    node_id: str = ""  # name of this node; each start adds its own random half
     body_bytes_most: int = 2 * 1024 * 1024  # of a completion request
     small_body_bytes_most: int = 16 * 1024  # of every other request
     body_seconds_most: float = 30.0  # for a body to arrive
