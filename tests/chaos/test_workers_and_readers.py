@@ -1,4 +1,4 @@
-"""Workers that drain, freeze, die of a request or are all gone; readers that die (FAULTS section 1, DESIGN section 4)."""
+"""Workers that drain, freeze, die of a request or are all gone; readers that die (FAULTS section 1)."""
 
 import asyncio
 import signal
