@@ -11,9 +11,10 @@ from shared import keys
 from shared.channel import LogWriter, read_log
 from shared.clock import SystemClock
 from shared.connections import Redis
+from shared.errors import DependencyUnavailable
 from shared.queue.claims import HANDED_OVER, Claim
 from shared.settings import QueueSettings
-from shared.wire import Finish, Job, Sampling, decode_finish
+from shared.wire import Chunk, Finish, Job, Sampling, decode_finish
 from tests.integration.queue_rig import MODEL, SEAL, Rig, open_rig, until
 from workers.engines import open_engine
 from workers.engines.base import EngineOptions
@@ -200,3 +201,28 @@ async def test_a_cancel_before_the_log_was_replayed_still_counts_what_it_holds(b
     record = await bench.record()
     assert record.status == "cancelled"
     assert record.usage.completion_tokens == await bench.logged_tokens(claim.job) >= 3
+
+
+async def test_a_redis_that_blinks_during_the_replay_costs_no_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.writer.gate.set()
+    first = await bench.claim(sampling=Sampling(max_tokens=8))
+    await bench.rig.append(first, 3)
+    await bench.rig.die(first.job)
+    await bench.rig.reap()
+    claim = await bench.rig.claim_one()
+    blinks = 2
+
+    async def blinking(*arguments: Any, **options: Any) -> list[Chunk]:
+        nonlocal blinks
+        blinks -= 1
+        if blinks >= 0:
+            raise DependencyUnavailable
+        return await read_log(*arguments, **options)
+
+    monkeypatch.setattr("workers.inference.complete.read_log", blinking)
+    await bench.completer(claim)
+
+    record = await bench.record()
+    assert (record.status, record.finish_reason, record.usage.completion_tokens) == ("completed", "length", 8)

@@ -49,3 +49,22 @@ async def test_a_model_that_is_no_longer_wanted_is_not_said_to_load(models: Mode
 
     assert set(models.presence(draining=False)) == {"sim/slow"}
     await asyncio.sleep(0)
+
+
+async def test_a_load_that_fails_in_an_unforeseen_way_is_told_and_tried_again_later(
+    models: Models, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries = 0
+
+    def broken(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("workers.inference.models.open_engine", broken)
+    for _ in range(3):
+        models.follow(Catalogue(version=1, models=(QUICK,)))
+        await until(lambda: not models.presence(draining=False))
+
+    assert tries == 1
+    assert "the disk is gone" in capsys.readouterr().out

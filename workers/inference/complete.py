@@ -17,7 +17,7 @@ from shared import log, pricing
 from shared.channel import AppendVerdict, Fence, LogWriter, read_log
 from shared.clock import Clock
 from shared.connections import Redis
-from shared.errors import EngineDead, EngineFailed, FenceLost, InvalidRequest, Refusal
+from shared.errors import DependencyUnavailable, EngineDead, EngineFailed, FenceLost, InvalidRequest, Refusal
 from shared.queue.worker import Claim
 from shared.settings import QueueSettings
 from shared.wire import VERSION, Chunk, End, Finish, FinishReason, Status, Usage
@@ -27,6 +27,7 @@ from workers.inference.models import LoadedModel
 from workers.inference.stops import TextStream
 
 LOOP_CHARACTERS_MOST: Final = 16_384  # longer prompts are tokenised in a thread
+LOG_RETRY_SECONDS: Final = 0.1
 
 logger = log.get_logger("complete")
 
@@ -272,7 +273,7 @@ class _Run:
         """Take over what earlier attempts logged: () for the first one."""
         if self._claim.seq == 0:
             return ()
-        chunks = await read_log(self._owner.redis, self._job.model, self._job.request_id)
+        chunks = await self._read_log()
         emitted = tuple(token_id for chunk in chunks for token_id in chunk.token_ids)
         stream.replay(emitted, "".join(chunk.text for chunk in chunks))
         self._completion_tokens = len(emitted)
@@ -280,10 +281,18 @@ class _Run:
         self._cached_tokens = next((chunk.cached_tokens for chunk in chunks if chunk.cached_tokens), 0)
         return emitted
 
+    async def _read_log(self) -> list[Chunk]:
+        """Return what is logged; a Redis that stays away ends this as a cut-off, by whoever holds the lease."""
+        while True:
+            try:
+                return await read_log(self._owner.redis, self._job.model, self._job.request_id)
+            except DependencyUnavailable:
+                await asyncio.sleep(LOG_RETRY_SECONDS)
+
     async def _close_unrun(self, code: str) -> None:
         """End a claim that must not run, with what earlier attempts logged."""
         if self._claim.seq > 0:
-            chunks = await read_log(self._owner.redis, self._job.model, self._job.request_id)
+            chunks = await self._read_log()
             self._completion_tokens = sum(len(chunk.token_ids) for chunk in chunks)
             self._prompt_tokens = next((chunk.prompt_tokens for chunk in chunks if chunk.prompt_tokens), 0)
             self._cached_tokens = next((chunk.cached_tokens for chunk in chunks if chunk.cached_tokens), 0)

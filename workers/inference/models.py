@@ -117,9 +117,13 @@ class Models:
         named = {name for name in self._settings.models.split(",") if name}
         return [model for model in models if model.engine == self._settings.engine and (not named or model.id in named)]
 
-    def _settled(self, model_id: str, _: "asyncio.Task[None]") -> None:
+    def _settled(self, model_id: str, task: "asyncio.Task[None]") -> None:
         del self._loading[model_id]
         self._since_ms.pop(model_id, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed_at[model_id] = self._clock.monotonic()
+            logger.error("model_failed", model=model_id, error=repr(error))
 
     def _may_try(self, model_id: str) -> bool:
         failed_at = self._failed_at.get(model_id)
