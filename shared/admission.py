@@ -32,6 +32,7 @@ from shared.outbox import Outbox
 from shared.settings import AdmissionSettings
 
 RETRY_PAUSE_SECONDS: Final = 0.05  # doubled at each retry
+CLIENT_LEFT: Final = "request_cancelled"  # the one code by which a released request is cancelled, and not failed
 
 logger = log.get_logger("admission")
 
@@ -132,7 +133,7 @@ class Admission:
 
     def _release_orphan(self, row: Reserve, verdict: ReserveVerdict) -> None:
         if verdict.verdict == "reserved":
-            self.release(row.request_id, "client_left")
+            self.release(row.request_id, CLIENT_LEFT)
 
     async def _send_releases(self, rows: Sequence[Release]) -> None:
         async def release(connection: Connection, part: Sequence[Release]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from shared import log
-from shared.admission import Admission
+from shared.admission import CLIENT_LEFT, Admission
 from shared.channel import LogReader, Push, Subscription
 from shared.clock import Clock
 from shared.crash_points import CrashPoints
@@ -190,10 +190,10 @@ class Dispatcher:
         self._live[job.request_id] = answer
         try:
             await self._enqueue(job, subscription)
-        except BaseException:
+        except BaseException as error:
             self._live.pop(job.request_id, None)
             subscription.close()
-            self._abandon(answer)
+            self._abandon(answer, CLIENT_LEFT if isinstance(error, asyncio.CancelledError) else "not_queued")
             raise
         return answer
 
@@ -230,9 +230,9 @@ class Dispatcher:
         if verdict == "tombstoned":
             raise BackendFailed("The request was cancelled before it was queued.", code="request_cancelled")
 
-    def _abandon(self, answer: Answer) -> None:
+    def _abandon(self, answer: Answer, code: str) -> None:
         """Undo a reservation whose job may or may not have reached the queue."""
-        self._admission.release(answer.request_id)
+        self._admission.release(answer.request_id, code)
         if answer.holders:
             self._slots.release(answer.request_id, answer.holders)
         self._cancel(answer.job, "request_cancelled")

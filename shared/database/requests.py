@@ -74,7 +74,7 @@ async def reserve_many(connection: Connection, rows: Sequence[Reserve]) -> list[
 
 
 async def release_many(connection: Connection, rows: Sequence[tuple[str, str]], *, now_ms: int) -> list[Released]:
-    """Close the open ones of `rows` (request id, code) as failed and free; ids must be distinct."""
+    """Close the open ones of `rows` (request id, code) free of charge, see migration 0006; ids must be distinct."""
     if not rows:
         return []
     found = await connection.fetchval(

@@ -154,11 +154,14 @@ async def test_usage_is_listed_newest_first_and_only_to_its_owner(database: Data
         await list_usage(database, other.id, after=listed[0].id)
 
 
-async def test_a_release_gives_the_hold_back_and_leaves_a_free_usage_row(database: Database) -> None:
+@pytest.mark.parametrize(("code", "status"), [("queue_full", "failed"), ("request_cancelled", "cancelled")])
+async def test_a_release_gives_the_hold_back_and_leaves_a_free_usage_row(
+    database: Database, code: str, status: str
+) -> None:
     customer = await make_customer(database)
     row = make_reserve(customer)
     await reserve_many(database, [row])
-    pairs = [(row.request_id, "queue_full"), ("chatcmpl-nobody", "queue_full")]
+    pairs = [(row.request_id, code), ("chatcmpl-nobody", code)]
 
     first = await release_many(database, pairs, now_ms=row.reserved_ms + 40)
     second = await release_many(database, pairs, now_ms=row.reserved_ms + 50)
@@ -166,7 +169,7 @@ async def test_a_release_gives_the_hold_back_and_leaves_a_free_usage_row(databas
     usage = await find_usage(database, row.request_id)
     assert (first, second) == (["released", "unknown"], ["already", "unknown"])
     assert usage is not None
-    assert (usage.status, usage.code, usage.cost, usage.latency_ms) == ("failed", "queue_full", 0, 40)
+    assert (usage.status, usage.code, usage.cost, usage.latency_ms) == (status, code, 0, 40)
     assert await balance_of(database, customer) == (1_000, 0)
     await assert_clean(database, quiesced=True)
 

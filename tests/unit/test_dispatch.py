@@ -27,14 +27,14 @@ class FakeAdmission:
     """Grants everything, and remembers what it was told."""
 
     def __init__(self) -> None:
-        self.released: list[str] = []
+        self.released: list[tuple[str, str]] = []
         self.witnesses: list[Witness] = []
 
     async def reserve(self, row: Reserve) -> ReserveVerdict:
         return ReserveVerdict("reserved", row.hold_full)
 
     def release(self, request_id: str, code: str = "not_queued") -> None:
-        self.released.append(request_id)
+        self.released.append((request_id, code))
 
     def witness(self, witness: Witness) -> None:
         self.witnesses.append(witness)
@@ -206,8 +206,22 @@ async def test_a_request_that_may_be_queued_is_released_and_cancelled_until_redi
 
     ((request_id, code),) = rig.queue.cancelled
     assert code == "request_cancelled"
-    assert rig.admission.released == [request_id]
+    assert rig.admission.released == [(request_id, "not_queued")]
     assert rig.reader.subscription.closed
+    assert rig.dispatcher.live == 0
+
+
+async def test_a_client_that_leaves_while_its_request_is_queued_cancels_it(rig: Rig) -> None:
+    submitting = asyncio.create_task(rig.submit())
+    while not rig.dispatcher.live:
+        await asyncio.sleep(0)
+
+    submitting.cancel()
+    await asyncio.wait({submitting})
+    await settled(rig)
+
+    assert rig.admission.released == rig.queue.cancelled
+    assert [code for _, code in rig.queue.cancelled] == ["request_cancelled"]
     assert rig.dispatcher.live == 0
 
 
