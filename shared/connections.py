@@ -1,5 +1,6 @@
 """How to reach Postgres and Redis: pools that their opener closes, and the translation of their connection errors."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -49,7 +50,16 @@ async def open_database(settings: StoreSettings, *, role: str) -> AsyncIterator[
     try:
         yield pool
     finally:
-        await pool.close()
+        await _close(pool, settings.store_timeout_seconds)
+
+
+async def _close(pool: Database, seconds: float) -> None:
+    """Close `pool`; by force where a connection that its server cut is never given back."""
+    try:
+        async with asyncio.timeout(seconds):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
 
 
 async def _keep_session(connection: object) -> None:

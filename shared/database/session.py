@@ -30,9 +30,13 @@ class Session:
         """Return what `work` returns, given the connection. Raises DependencyUnavailable and StatementFailed."""
         try:
             with statement_errors():
+                if self._connection is not None and self._connection.is_closed():
+                    await self._drop()
                 if self._connection is None:
                     self._connection = await self._database.acquire(timeout=self._timeout_seconds)
-                return await work(self._connection)
+                # asyncpg may never answer a statement that crosses the server's end of the connection.
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await work(self._connection)
         except (DependencyUnavailable, asyncio.CancelledError):  # the connection may be in the middle of something
             await self._drop()
             raise

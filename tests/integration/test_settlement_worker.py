@@ -36,7 +36,7 @@ from tests.integration.ledger_factories import (
 from workers.settlement.settle import Settler
 from workers.settlement.worker import SettlementWorker
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0  # longer than a statement on a cut connection may hang
 ROOT = Path(__file__).parents[2]
 SERVE = "import asyncio; from workers.settlement.worker import serve; from shared.settings import load_settings; "
 SERVE += "asyncio.run(serve(load_settings()))"
