@@ -31,6 +31,7 @@ _POSTGRES_DOWN = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a statement met the server's end of its connection half-read
 )
 _REDIS_DOWN = (OSError, TimeoutError, redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
 
