@@ -24,6 +24,8 @@ from shared.wire import VERSION, Chunk, End, Finish, Job, Message, Sampling, Sea
 MODEL: Final = "org/model"
 SEAL: Final = Seal(b"s" * 32)
 WAIT_SECONDS: Final = 10.0
+BRISK: Final = QueueSettings(lease_seconds=0.6, beat_seconds=0.1, poll_seconds=0.05, reap_seconds=0.05)
+SLOW_POLL: Final = QueueSettings(poll_seconds=30.0, reap_seconds=60.0)  # only a wake token brings a job at once
 
 
 def a_job(**changes: Any) -> Job:
@@ -253,3 +255,17 @@ async def _drain_at_once(redis: Redis, worker: LeasedWorker) -> None:
         await asyncio.wait({draining}, timeout=0.02)
     await redis.delete(keys.wake(MODEL))
     await draining
+
+
+async def blocked_clients(redis: Redis, count: int) -> None:
+    """Wait until as many clients wait for a wake token."""
+
+    async def blocked() -> bool:
+        return int((await redis.info("clients"))["blocked_clients"]) == count
+
+    await until(blocked)
+
+
+async def lease_is_live(redis: Redis, request_id: str) -> bool:
+    """Tell whether a beat has renewed a lease since `Rig.die`."""
+    return (await redis.zscore(keys.leases(MODEL), keys.job_id(MODEL, request_id)) or 0) > 1
