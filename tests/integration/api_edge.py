@@ -280,3 +280,16 @@ def events(text: str) -> list[Any]:
         if data:
             found.append(data[0] if data[0] == "[DONE]" else msgspec.json.decode(data[0]))
     return found
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    """Wait for something that happens in this event loop."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def running(edge: Edge) -> ScriptedAnswer:
+    """Return the answer that was just begun."""
+    await until(lambda: edge.dispatcher.answers)
+    return edge.dispatcher.answers[-1]
