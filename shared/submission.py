@@ -15,7 +15,7 @@ from shared.catalogue import Model
 from shared.database.requests import Reserve, ReserveVerdict
 from shared.errors import InsufficientCredits, InvalidRequest, PermissionDenied, Refusal
 from shared.settings import QueueSettings
-from shared.wire import VERSION, Job, Lane, Message, Sampling
+from shared.wire import PLAIN_CHAT, VERSION, Job, Lane, Message, Sampling, Task
 
 COMPLETION_TOKENS_MOST: Final = 4096  # where the client names none
 NORMALIZED_CHARACTERS: Final = 64  # at once
@@ -37,6 +37,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     account_concurrency: int
     lane: Lane = "interactive"
     resumable: bool = False
+    task: Task = PLAIN_CHAT
 
 
 def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, now_ms: int) -> tuple[Job, Reserve]:
@@ -74,6 +75,7 @@ def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, no
         reserved_ms=now_ms,
         queue_deadline_ms=queue_deadline,
         deadline_ms=deadline,
+        task=submission.task,
     )
     reserve = Reserve(
         request_id=job.request_id,

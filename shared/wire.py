@@ -26,12 +26,23 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Status = Literal["completed", "cancelled", "failed"]
 
 
+class ToolCall(msgspec.Struct, frozen=True, array_like=True):
+    """A call that an assistant's turn made; `arguments` is JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """One turn of a conversation, its content already joined to plain text."""
 
-    role: str
+    role: str  # system, user, assistant or tool
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
+    tool_call_id: str | None = None  # of a tool: the call that this is the result of
+    reasoning: str | None = None  # of an assistant
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
@@ -42,7 +53,57 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()  # at most 4 strings of 1 to 64 characters
     max_tokens: int | None = None  # >= 1
-    choices: int = 1
+    choices: int = 1  # per prompt, 1 to 8
+    presence_penalty: float = 0.0  # [-2, 2]
+    frequency_penalty: float = 0.0  # [-2, 2]
+    repetition_penalty: float = 1.0  # (0, 2]
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # [0, 1]
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, bias in [-100, 100])
+    top_logprobs: int | None = None  # None: no logprobs; 0 to 20: so many alternatives beside each token's own
+
+
+class Tool(msgspec.Struct, frozen=True, array_like=True):
+    """A function that the model may call; `parameters` is the JSON text of its schema."""
+
+    name: str
+    description: str | None
+    parameters: str
+    strict: bool = False
+
+
+class ToolUse(msgspec.Struct, frozen=True, array_like=True):
+    """Which functions there are, and whether one must be called. `named` is the one of the choice `named`."""
+
+    tools: tuple[Tool, ...]
+    choice: Literal["none", "auto", "required", "named"] = "auto"
+    named: str | None = None
+    parallel: bool = True  # more than one call in a turn
+
+
+class Guide(msgspec.Struct, frozen=True, array_like=True):
+    """What the whole text must be: any JSON object, or JSON of a schema (its JSON text)."""
+
+    kind: Literal["json_object", "json_schema"]
+    schema: str = ""
+
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    """What to make beside plain chat text.
+
+    `completion` (the legacy endpoint) and `embedding` take `prompts`, text or token ids each, and no messages; choice
+    `p * sampling.choices + i` is the i-th one of prompt p.
+    """
+
+    kind: Literal["chat", "completion", "embedding"] = "chat"
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    echo: bool = False  # of a completion: the prompt's text in front of the answer's
+    tool_use: ToolUse | None = None
+    guide: Guide | None = None
+    reasoning_effort: str | None = None  # for templates that know it
+
+
+PLAIN_CHAT: Final = Task()
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -66,6 +127,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     reserved_ms: int
     queue_deadline_ms: int
     deadline_ms: int
+    task: Task = PLAIN_CHAT
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +136,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0  # of the completion tokens
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
@@ -84,6 +147,32 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     code: str | None = None
     message: str | None = None
     retry_after_seconds: int | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """How likely a token was; natural logarithms. `top` are the likeliest tokens: (bytes, logprob) each."""
+
+    text: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True):
+    """A further part of a call; the first one of an index carries id and name."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+class Extra(msgspec.Struct, frozen=True, array_like=True):
+    """What few chunks carry beside text."""
+
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()  # one per token id of the chunk, where they were asked for
+    embedding: bytes | None = None  # float32, little endian: of the prompt that `choice` numbers
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +192,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int | None = None  # on the first chunk of an attempt
     cached_tokens: int | None = None
     end: End | None = None
+    extra: Extra | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shared.wire import Message, Sampling
+from shared.wire import PLAIN_CHAT, Message, Sampling, Task
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -11,6 +11,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
+    task: Task = PLAIN_CHAT
     stream: bool = False
     include_usage: bool = False
     user: str | None = None
