@@ -3,12 +3,13 @@
 Every verb takes many rows and is one statement (migrations 0002 and 0004). The caller owns connection and transaction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import msgspec
 
 from shared.connections import Connection
+from shared.database.repeats import part_at_repeats
 from shared.pricing import Prices
 
 Verdict = Literal[
@@ -68,7 +69,7 @@ async def reserve_many(connection: Connection, rows: Sequence[Reserve]) -> list[
     the hold it has. Where a request id or an idempotency key comes twice, the rows are cut between them.
     """
     verdicts: list[ReserveVerdict] = []
-    for part in _without_repeats(rows):
+    for part in part_at_repeats(rows, _names):
         verdicts += await _reserve_distinct(connection, part)
     return verdicts
 
@@ -161,17 +162,7 @@ async def _reserve_distinct(connection: Connection, rows: Sequence[Reserve]) -> 
     return [ReserveVerdict(*verdict) for verdict in zip(verdicts, holds, available, strict=True)]
 
 
-def _without_repeats(rows: Sequence[Reserve]) -> Iterator[Sequence[Reserve]]:
-    seen: set[str | tuple[str, str]] = set()
-    start = 0
-    for position, row in enumerate(rows):
-        names: list[str | tuple[str, str]] = [row.request_id]
-        if row.idempotency_key is not None:
-            names.append((row.account_id, row.idempotency_key))
-        if not seen.isdisjoint(names):
-            yield rows[start:position]
-            start = position
-            seen.clear()
-        seen.update(names)
-    if start < len(rows):
-        yield rows[start:]
+def _names(row: Reserve) -> tuple[Hashable, ...]:
+    if row.idempotency_key is None:
+        return (row.request_id,)
+    return (row.request_id, (row.account_id, row.idempotency_key))

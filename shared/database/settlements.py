@@ -3,10 +3,11 @@
 One statement for many requests (migration 0003): usage rows, charges, holds given back, requests closed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from shared.connections import Connection
+from shared.database.repeats import part_at_repeats
 from shared.wire import Finish
 
 Settled = Literal["settled", "already", "unknown", "mismatch", "too_costly"]
@@ -19,7 +20,7 @@ async def settle_many(connection: Connection, rows: Sequence[Finish]) -> list[Se
     exceed the hold. Only `settled` changes anything.
     """
     verdicts: list[Settled] = []
-    for part in _without_repeats(rows):
+    for part in part_at_repeats(rows, lambda row: (row.request_id,)):
         verdicts += await _settle_distinct(connection, part)
     return verdicts
 
@@ -43,16 +44,3 @@ async def _settle_distinct(connection: Connection, rows: Sequence[Finish]) -> li
         [row.latency_ms for row in rows],
     )
     return ["settled"] * len(rows) if verdicts is None else list(verdicts)
-
-
-def _without_repeats(rows: Sequence[Finish]) -> Iterator[Sequence[Finish]]:
-    seen: set[str] = set()
-    start = 0
-    for position, row in enumerate(rows):
-        if row.request_id in seen:
-            yield rows[start:position]
-            start = position
-            seen.clear()
-        seen.add(row.request_id)
-    if start < len(rows):
-        yield rows[start:]
