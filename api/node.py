@@ -81,10 +81,12 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
         authenticator = Authenticator(ledger.find_key, pepper=pepper, cache_seconds=api.auth_cache_seconds, clock=clock)
         watch = KeyWatch(dispatcher, authenticator, find_dead=ledger.find_dead, touch=ledger.touch_keys)
         stack.push_async_callback(_stop, asyncio.create_task(watch.run(api.key_check_seconds)))
+        catalogue = CatalogueView(ledger.list_models, fresh_seconds=api.catalogue_cache_seconds, clock=clock)
+        stack.push_async_callback(catalogue.close)
         yield Node(
             settings=settings,
             authenticator=authenticator,
-            catalogue=CatalogueView(ledger.list_models, fresh_seconds=api.catalogue_cache_seconds, clock=clock),
+            catalogue=catalogue,
             dispatcher=dispatcher,
             ledger=ledger,
             redis=redis,

@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from api.catalogue import CatalogueView
-from shared.errors import DependencyUnavailable, NotFound
 from shared.presence import Health
 from tests.integration.api_edge import MODEL, Edge, open_edge
 
@@ -106,44 +104,3 @@ async def test_readiness_ends_when_the_node_is_told_to_stop(edge: Edge) -> None:
     assert ready.status_code == 200
     assert (await edge.client.get(url + "/readyz")).status_code == 503
     assert (await edge.client.get(url + "/livez")).status_code == 200
-
-
-class TickingClock:
-    """Time that moves when told."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def unix_ms(self) -> int:
-        return int(self.seconds * 1000)
-
-
-async def test_the_catalogue_is_kept_while_postgres_is_away() -> None:
-    clock, down = TickingClock(), [False]
-
-    async def list_models() -> list[object]:
-        if down[0]:
-            raise DependencyUnavailable
-        return [MODEL]
-
-    view = CatalogueView(list_models, fresh_seconds=2, clock=clock)  # type: ignore[arg-type]
-    await view.find(MODEL.id)
-
-    down[0], clock.seconds = True, 100.0
-
-    assert await view.find(MODEL.id) is MODEL
-    with pytest.raises(NotFound):
-        await view.find("other")
-
-
-async def test_a_catalogue_never_read_is_unavailable_not_empty() -> None:
-    async def list_models() -> list[object]:
-        raise DependencyUnavailable
-
-    view = CatalogueView(list_models, fresh_seconds=2, clock=TickingClock())  # type: ignore[arg-type]
-
-    with pytest.raises(DependencyUnavailable):
-        await view.all()
