@@ -119,7 +119,8 @@ class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     settle_most: int = 512  # records in one transaction
     settle_block_ms: int = 500  # an idle worker waits so long in one read
     settle_idle_ms: int = 15_000  # an unacknowledged record is taken over after this
-    settle_gather_ms: int = 20  # between two transactions: an idle worker settles at once, a busy one many
+    settle_gather_ms: int = 20  # between two transactions: an idle worker settles at once
+    settle_gather_busy_ms: int = 100  # the same after a batch of many records; a full batch is followed at once
     settle_tries_most: int = 5  # deliveries of one record; then it is set aside
     settle_retry_seconds: float = 0.5  # while a store is down
     settle_drain_seconds: float = 10.0  # for the rest of the queue, at SIGTERM

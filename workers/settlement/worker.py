@@ -25,6 +25,7 @@ from workers.settlement.settle import Settler
 
 READ_GRACE_SECONDS: Final = 5.0  # beyond the blocking time, for Redis to answer
 DRAIN_BLOCK_MS: Final = 1
+BUSY_RECORDS: Final = 16  # in one batch: from here on a transaction is worth gathering for
 
 logger = log.get_logger("settlement")
 
@@ -76,7 +77,7 @@ class SettlementWorker:
                 continue
             if records:
                 await self._settle(records, stopping)
-                await _wait(stopping, started + self._settings.settle_gather_ms / 1000 - time.monotonic())
+                await _wait(stopping, started + gather_seconds(self._settings, len(records)) - time.monotonic())
             elif not self._models:
                 await _wait(stopping, self._settings.catalogue_seconds)
         with suppress(TimeoutError, DependencyUnavailable):
@@ -113,6 +114,13 @@ class SettlementWorker:
         metrics.SETTLEMENT_BACKLOG.set(await self._queue.backlog(self._models))
         metrics.SETTLEMENT_LAG.set(await self._queue.lag_seconds(self._models))
         self._look_at = now + self._settings.catalogue_seconds
+
+
+def gather_seconds(settings: SettlementSettings, records: int) -> float:
+    """Return the least time from the read that brought `records` to the next one."""
+    if records >= settings.settle_most:
+        return 0.0  # more wait already
+    return (settings.settle_gather_busy_ms if records >= BUSY_RECORDS else settings.settle_gather_ms) / 1000
 
 
 async def _wait(stopping: asyncio.Event, seconds: float) -> None:
