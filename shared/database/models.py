@@ -1,10 +1,14 @@
 """The catalogue of models. Its version grows at each change, so that mirrors know which one is newer."""
 
+from typing import Final
+
 import msgspec
 
 from shared.catalogue import Catalogue, Model
 from shared.connections import Connection
 from shared.pricing import Prices
+
+OPEN_SECONDS: Final = 10  # most requests are closed by then: who looks at open ones sees few
 
 
 async def add_model(connection: Connection, model: Model) -> None:
@@ -39,8 +43,22 @@ async def list_models(connection: Connection) -> list[Model]:
 
 
 async def list_model_ids(connection: Connection) -> list[str]:
-    """Return the id of every model."""
-    return [row["id"] for row in await connection.fetch("SELECT id FROM models ORDER BY id")]
+    """Return the id of every model that may have work in Redis.
+
+    Also of one that has left the catalogue while requests of it were open, once these are OPEN_SECONDS old: else nobody
+    would reap them, nor settle what they ended with.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT id FROM models
+         UNION
+        SELECT r.model FROM open_requests o JOIN requests r ON r.request_id = o.request_id
+         WHERE o.reserved_ms < extract(epoch FROM now()) * 1000 - $1::BIGINT
+         ORDER BY id
+        """,
+        OPEN_SECONDS * 1000,
+    )
+    return [row["id"] for row in rows]
 
 
 async def read_catalogue(connection: Connection) -> Catalogue:

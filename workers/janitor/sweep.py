@@ -3,13 +3,13 @@
     candidates (Postgres) -> fence, so that nobody else can end them -> records older than the fence settled?
     -> evidence (evidence.py) -> closed through settle_many, as any other
 
-It closes nothing while Redis cannot be reached, or while a settlement record that is older than the fence waits: such a
-record may be the candidate's own, and it is the better evidence. Called every few seconds by `worker.py`.
+It closes nothing while Redis cannot be reached, and nothing of a model with a settlement record that is older than the
+fence: such a record may be the candidate's own, and it is the better evidence. Called every few seconds by `worker.py`.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -79,11 +79,15 @@ class Sweeper:
         fences = [await self._queue.fence(request.model, request.request_id) for request in due]
         fenced_at = time.monotonic()
         self._crash.reach("janitor_after_fence")
-        if not await self._settled_up_to(fenced_at, sorted({request.model for request in due})):
+        waiting = await self._unsettled(fenced_at, {request.model for request in due})
+        if waiting:
             metrics.JANITOR_SKIPPED.labels("backlog").inc()
-            logger.warning("sweep_waits_for_settlement", due=len(due))
-            return 0
-        found = [await self._judge(request, fence) for request, fence in zip(due, fences, strict=True)]
+            logger.warning("sweep_waits_for_settlement", due=len(due), models=sorted(waiting))
+        found = [
+            await self._judge(request, fence)
+            for request, fence in zip(due, fences, strict=True)
+            if request.model not in waiting
+        ]
         return await self._close(found)
 
     async def _due(self, page: Sequence[OpenRequest]) -> list[OpenRequest]:
@@ -97,16 +101,18 @@ class Sweeper:
             request for request, state in zip(page, has_state, strict=True) if not state or request.deadline_ms < now_ms
         ]
 
-    async def _settled_up_to(self, fenced_at: float, models: Sequence[str]) -> bool:
-        """Wait until no record made before the fences is left; False if that takes too long."""
+    async def _unsettled(self, fenced_at: float, models: Collection[str]) -> set[str]:
+        """Wait until no record made before the fences is left; return the models where that takes too long."""
         give_up_at = fenced_at + self._settings.backlog_patience_seconds
+        waiting = set(models)
         while True:
-            # Taken before Redis is asked: a record as old as this, or older, may be from before the fences.
-            fenced_seconds = time.monotonic() - fenced_at
-            if await self._settlements.lag_seconds(models) < fenced_seconds:
-                return True
-            if time.monotonic() > give_up_at:
-                return False
+            for model in sorted(waiting):
+                # Taken before Redis is asked: a record as old as this, or older, may be from before the fences.
+                fenced_seconds = time.monotonic() - fenced_at
+                if await self._settlements.lag_seconds([model]) < fenced_seconds:
+                    waiting.remove(model)
+            if not waiting or time.monotonic() > give_up_at:
+                return waiting
             await asyncio.sleep(BACKLOG_POLL_SECONDS)
 
     async def _judge(self, request: OpenRequest, fence: FenceResult) -> tuple[Finish, Evidence]:

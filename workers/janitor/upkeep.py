@@ -1,14 +1,14 @@
 """What the janitor does each second: mirror the catalogue to the workers, keep their measures, reap the dead.
 
-It reaps for every model, also for those that no live worker lists: their queued requests end here when patience is
-over.
+It reaps for every model, also for those that no live worker lists, or that left the catalogue with requests open: their
+queued requests end here when patience is over.
 """
 
 from shared import log
 from shared.catalogue import Catalogue
 from shared.clock import Clock
 from shared.connections import Connection, Redis
-from shared.database.models import read_catalogue, remember_measures
+from shared.database.models import list_model_ids, read_catalogue, remember_measures
 from shared.database.session import Session
 from shared.errors import DependencyUnavailable
 from shared.presence import ModelPresence, judge, read_all, write_catalogue
@@ -27,7 +27,7 @@ class Upkeep:
         self._redis = redis
         self._close = close
         self._clock = clock
-        self._catalogue: Catalogue | None = None
+        self._models: list[str] = []  # that may have requests; the last ones known while Postgres is away
         self._said: dict[str, list[ModelPresence]] = {}
 
     def overdue_code(self, model: str) -> str:
@@ -42,8 +42,8 @@ class Upkeep:
             await self._mirror()
         except DependencyUnavailable as error:
             logger.warning("catalogue_unread", error=error.message)
-        for model in self._catalogue.models if self._catalogue else ():
-            for claim in await reaper.reap(model.id):
+        for model in self._models:
+            for claim in await reaper.reap(model):
                 await self._close(claim)
 
     async def _listen(self) -> None:
@@ -55,10 +55,9 @@ class Upkeep:
 
     async def _mirror(self) -> None:
         catalogue = await self._session.run(self._remember)
-        mirror = await read_mirror(self._redis)
-        if mirror is None or mirror.version != catalogue.version:
+        self._models = await self._session.run(list_model_ids)
+        if await read_mirror(self._redis) != catalogue:  # the version alone does not tell that a model was removed
             await write_catalogue(self._redis, catalogue)
-        self._catalogue = catalogue
 
     async def _remember(self, connection: Connection) -> Catalogue:
         catalogue = await read_catalogue(connection)
