@@ -11,6 +11,7 @@ import uuid_utils
 
 CHAT_PREFIX: Final = "chatcmpl-"
 COMPLETION_PREFIX: Final = "cmpl-"
+EMBEDDING_PREFIX: Final = "embd-"
 
 _SUFFIX_CHARACTERS: Final = 26
 
@@ -23,6 +24,16 @@ def new_id(prefix: str) -> str:
 def new_chat_id() -> str:
     """Return the id of a chat completion."""
     return new_id(CHAT_PREFIX)
+
+
+def new_completion_id() -> str:
+    """Return the id of a legacy completion."""
+    return new_id(COMPLETION_PREFIX)
+
+
+def new_embedding_id() -> str:
+    """Return the id of a request for embeddings, which the client sees in `x-request-id` alone."""
+    return new_id(EMBEDDING_PREFIX)
 
 
 def new_account_id() -> str:

@@ -5,7 +5,7 @@ without max_tokens may be lowered to what the account has, one with it is all or
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,10 +15,16 @@ from shared.catalogue import Model
 from shared.database.requests import Reserve, ReserveVerdict
 from shared.errors import InsufficientCredits, InvalidRequest, PermissionDenied, Refusal
 from shared.settings import QueueSettings
-from shared.wire import PLAIN_CHAT, VERSION, Job, Lane, Message, Sampling, Task
+from shared.wire import PLAIN_CHAT, VERSION, Job, Lane, Message, Sampling, Task, Tool
 
 COMPLETION_TOKENS_MOST: Final = 4096  # where the client names none
 NORMALIZED_CHARACTERS: Final = 64  # at once
+PREFIX_TOKENS: Final = 4  # what a tokenizer puts around a bare prompt
+TOOLS_TOKENS: Final = 1024  # what a template says before it lists the tools
+TOOL_TOKENS: Final = 64  # and around each of them
+INDENT_BYTES: Final = 8  # that a template may put beside each mark of a JSON text
+
+NEW_ID: Final = {"chat": ids.new_chat_id, "completion": ids.new_completion_id, "embedding": ids.new_embedding_id}
 
 Holders = list[tuple[str, int]]  # whose concurrency a request counts against, and their bounds
 
@@ -51,14 +57,15 @@ def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, no
             code="context_length_exceeded",
             param="max_tokens",
         )
-    bound = prompt_bound(model, submission.messages)
+    bounds = prompt_bounds(model, submission.messages, submission.task)
+    bound = sum(bounds)
     most = max_tokens or min(model.default_max_tokens, COMPLETION_TOKENS_MOST, model.context)
-    hold_full = _hold(submission, bound, most)
+    hold_full = _hold(submission, bounds, most)
     queue_deadline = now_ms + int(submission.patience_seconds * 1000)
     deadline = queue_deadline + int((settings.run_seconds_most + settings.deadline_grace_seconds) * 1000)
     job = Job(
         version=VERSION,
-        request_id=ids.new_chat_id(),
+        request_id=NEW_ID[submission.task.kind](),
         account_id=submission.account_id,
         key_id=submission.key_id,
         model=model.id,
@@ -89,7 +96,7 @@ def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, no
         prompt_bound=bound,
         max_tokens=max_tokens,
         hold_full=hold_full,
-        hold_least=hold_full if max_tokens is not None else _hold(submission, bound, 1),
+        hold_least=hold_full if max_tokens is not None else _hold(submission, bounds, 1),
         reserved_ms=now_ms,
         queue_deadline_ms=queue_deadline,
         deadline_ms=deadline,
@@ -112,13 +119,37 @@ def admit(job: Job, verdict: ReserveVerdict) -> Job:
     raise _refusal(verdict)
 
 
-def prompt_bound(model: Model, messages: Iterable[Message]) -> int:
-    """Return a number of tokens that the rendered prompt never exceeds: a token covers at least one byte of text."""
+def prompt_bounds(model: Model, messages: Iterable[Message], task: Task) -> list[int]:
+    """Return for each prompt a number of tokens that it never exceeds: a token covers at least one byte of text."""
+    if task.kind != "chat":
+        return [PREFIX_TOKENS + (_bytes_most(p) if isinstance(p, str) else len(p)) for p in task.prompts]
     total = model.template_tokens
     for message in messages:
         text = message.content if message.name is None else message.content + message.name
         total += model.message_tokens + _bytes_most(text)
+        if message.tool_calls or message.reasoning or message.tool_call_id:
+            total += _turn_extras(message)
+    if task is not PLAIN_CHAT and task.tool_use is not None:
+        total += TOOLS_TOKENS + sum(_tool_bytes(tool) for tool in task.tool_use.tools)
+    return [total]
+
+
+def _turn_extras(message: Message) -> int:
+    """Return the most tokens of what a turn has beside its text."""
+    total = _bytes_most(message.reasoning or "") + _bytes_most(message.tool_call_id or "")
+    for call in message.tool_calls:
+        total += TOOL_TOKENS + _bytes_most(call.id) + len(call.name) + _json_bytes(call.arguments)
     return total
+
+
+def _tool_bytes(tool: Tool) -> int:
+    return TOOL_TOKENS + len(tool.name) + _json_bytes(tool.description or "") + _json_bytes(tool.parameters)
+
+
+def _json_bytes(text: str) -> int:
+    """Return the most bytes of JSON text once a template has written it anew, with its own spaces and escapes."""
+    marks = sum(text.count(mark) for mark in ',:{}[]"\\\n')
+    return _bytes_most(text) + INDENT_BYTES * marks
 
 
 def _bytes_most(text: str) -> int:
@@ -136,13 +167,19 @@ def _bytes_most(text: str) -> int:
     return total
 
 
-def _hold(submission: Submission, bound: int, max_tokens: int) -> int:
-    return pricing.hold_for(
-        submission.model.prices,
-        prompt_bound=bound,
-        max_tokens=max_tokens,
-        choices=submission.sampling.choices,
-        context=submission.model.context,
+def _hold(submission: Submission, bounds: Sequence[int], max_tokens: int) -> int:
+    """Return what the dearest answer costs: each prompt has its own context."""
+    model = submission.model
+    completion_tokens = 0 if submission.task.kind == "embedding" else max_tokens
+    return sum(
+        pricing.hold_for(
+            model.prices,
+            prompt_bound=bound,
+            max_tokens=completion_tokens,
+            choices=submission.sampling.choices,
+            context=model.context,
+        )
+        for bound in bounds
     )
 
 

@@ -24,7 +24,7 @@ from shared.database.api_keys import Principal
 from shared.dispatch import Answer
 from shared.errors import DependencyUnavailable, InvalidRequest, Refusal
 from shared.openai.decode import decode_chat
-from shared.openai.request import ChatRequest
+from shared.openai.request import CompletionRequest
 from shared.settings import ApiSettings
 from shared.submission import Submission
 
@@ -73,14 +73,14 @@ async def _read(settings: ApiSettings, headers: dict[bytes, bytes], exchange: Ex
     return await read_body(headers, exchange, receive, most=most, seconds_most=seconds_most)
 
 
-async def _decode(node: Node, body: bytes) -> ChatRequest:
+async def _decode(node: Node, body: bytes) -> CompletionRequest:
     if len(body) <= LOOP_BODY_BYTES_MOST:
         return decode_chat(body)
     return await asyncio.get_running_loop().run_in_executor(node.decoders, decode_chat, body)
 
 
 async def _submission(
-    node: Node, principal: Principal, request: ChatRequest, headers: dict[bytes, bytes]
+    node: Node, principal: Principal, request: CompletionRequest, headers: dict[bytes, bytes]
 ) -> Submission:
     return Submission(
         account_id=principal.account_id,
@@ -95,7 +95,7 @@ async def _submission(
     )
 
 
-async def _complete(node: Node, client: Client, submission: Submission, request: ChatRequest) -> None:
+async def _complete(node: Node, client: Client, submission: Submission, request: CompletionRequest) -> None:
     """Submit and relay; nothing that is awaited here may be needed for tidying up."""
     answer = await node.dispatcher.submit(submission)
     relay = Relay(answer, client, node.settings.api, _headers(answer, request))
@@ -123,7 +123,7 @@ async def _complete(node: Node, client: Client, submission: Submission, request:
         _tell(answer, request, relay, code)
 
 
-async def _say_stopping(client: Client, request: ChatRequest, request_id: str) -> None:
+async def _say_stopping(client: Client, request: CompletionRequest, request_id: str) -> None:
     """End a response honestly whose time to finish is over, since this process stops."""
     stopping = DependencyUnavailable("This server is stopping: retry.", retry_after_seconds=1, request_id=request_id)
     with suppress(TimeoutError):
@@ -135,7 +135,7 @@ async def _say_stopping(client: Client, request: ChatRequest, request_id: str) -
                 await client.write(error_as_event(stopping), more=False)
 
 
-def _tell(answer: Answer, request: ChatRequest, relay: Relay, code: str | None) -> None:
+def _tell(answer: Answer, request: CompletionRequest, relay: Relay, code: str | None) -> None:
     """Write the canonical line of a completion."""
     logger.info(
         "completion",
@@ -163,7 +163,7 @@ def _encoded(answer: HttpError) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in answer.headers.items()]
 
 
-def _headers(answer: Answer, request: ChatRequest) -> list[tuple[bytes, bytes]]:
+def _headers(answer: Answer, request: CompletionRequest) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", answer.request_id.encode())]
     if request.ignored:
         names = [name for name in request.ignored if IGNORED_NAME.fullmatch(name)]
@@ -171,7 +171,7 @@ def _headers(answer: Answer, request: ChatRequest) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _patience_seconds(settings: ApiSettings, request: ChatRequest, wait: bytes | None) -> float:
+def _patience_seconds(settings: ApiSettings, request: CompletionRequest, wait: bytes | None) -> float:
     """Return how long a request may wait for a worker; InvalidRequest for a header that is no number in its range."""
     if wait is None:
         return settings.stream_patience_seconds if request.stream else settings.fold_patience_seconds

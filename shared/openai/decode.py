@@ -1,4 +1,4 @@
-"""Strict decoding of a completions body: bytes in, ChatRequest out, or InvalidRequest naming the field.
+"""Strict decoding of a chat completion's body: bytes in, CompletionRequest out, or InvalidRequest naming the field.
 
 Every optional field may be null, which is as good as absent. Fields nobody knows are ignored and named to the client;
 OpenAI's fields that would change the answer in a way we do not build, and fields that reach for the engine or the
@@ -12,75 +12,65 @@ from shared.errors import InvalidRequest
 from shared.openai import fields
 from shared.openai.bounded_json import parse_object
 from shared.openai.fields import Check
+from shared.openai.json_schema import schema_text
 from shared.openai.messages import decode_messages
-from shared.openai.request import ChatRequest
-from shared.wire import Sampling
+from shared.openai.request import CompletionRequest
+from shared.openai.sampling import SAMPLING_CHECKS, max_tokens, sampling_of
+from shared.openai.tools import decode_tool_use
+from shared.wire import PLAIN_CHAT, Guide, Task
 
 MODEL_CHARACTERS_MOST: Final = 256
-MAX_TOKENS_MOST: Final = 2**24  # beyond any context; less than this but over the context is context_length_exceeded
-STOPS_MOST: Final = 4
-STOP_CHARACTERS_MOST: Final = 64
-CHOICES_MOST: Final = 8
-SEED_MODULUS: Final = 2**63  # engines take [0, 2^63); a negative seed is as good as any
-
-_max_tokens: Final = fields.integer(1, MAX_TOKENS_MOST)
-_stop: Final = fields.text(1, STOP_CHARACTERS_MOST)
+TOP_LOGPROBS_MOST: Final = 20
+METADATA_PAIRS_MOST: Final = 16
+METADATA_KEY_CHARACTERS_MOST: Final = 64
+METADATA_VALUE_CHARACTERS_MOST: Final = 512
+SCHEMA_NAME_CHARACTERS_MOST: Final = 64
+REASONING_EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
-def decode_chat(body: bytes) -> ChatRequest:
+def decode_chat(body: bytes) -> CompletionRequest:
     """Return the request of a body; InvalidRequest says which field is wrong and how."""
     given = parse_object(body)
     ignored: set[str] = set()
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if value is None or name == "messages":
-            continue
-        check = _CHECKS.get(name)
-        if check is not None:
-            values[name] = check(name, value)
-        elif name in _REFUSED:
-            raise fields.unsupported(name)
-        else:
-            ignored.add(name)
-    if values.get("top_k"):  # not OpenAI's: checked, since clients send -1 for "off", and ignored like any other
-        ignored.add("top_k")
+    values = check_fields(given, CHAT_CHECKS, ignored, besides=_OWN)
     for name in ("model", "messages"):
         if given.get(name) is None:
             raise fields.missing(name)
     stream = values.get("stream", False)
-    return ChatRequest(
+    if values.get("store"):
+        ignored.add("store")  # taken, and not done: nothing of an answer is kept
+    return CompletionRequest(
         model=values["model"],
         messages=decode_messages(given["messages"], ignored),
-        sampling=_sampling(values),
+        sampling=sampling_of(values, max_tokens=_tokens(values), top_logprobs=_top_logprobs(values)),
+        task=_task(given, values),
         stream=stream,
-        include_usage=_include_usage(values.get("stream_options"), stream, ignored),
+        include_usage=include_usage(values.get("stream_options"), stream, ignored),
         user=values.get("user"),
         ignored=tuple(sorted(ignored)) if ignored else (),
     )
 
 
-def _sampling(values: dict[str, Any]) -> Sampling:
-    return Sampling(
-        temperature=values.get("temperature", 1.0),
-        top_p=values.get("top_p", 1.0),
-        seed=values.get("seed"),
-        stop=values.get("stop", ()),
-        max_tokens=_tokens(values),
-    )
+def check_fields(
+    given: dict[str, Any], checks: dict[str, Check], ignored: set[str], *, besides: frozenset[str]
+) -> dict[str, Any]:
+    """Return the checked values of `given` by name; unknown fields go to `ignored`, `besides` are the caller's."""
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None or name in besides:
+            continue
+        check = checks.get(name)
+        if check is not None:
+            values[name] = check(name, value)
+        elif name in REFUSED:
+            raise fields.unsupported(name)
+        else:
+            ignored.add(name)
+    return values
 
 
-def _tokens(values: dict[str, Any]) -> int | None:
-    newer: int | None = values.get("max_completion_tokens")
-    older: int | None = values.get("max_tokens")
-    if newer is None or older is None or newer == older:
-        return older if newer is None else newer
-    raise InvalidRequest(
-        "'max_tokens' and 'max_completion_tokens' mean the same and disagree: send one of them.",
-        param="max_completion_tokens",
-    )
-
-
-def _include_usage(options: dict[str, Any] | None, stream: bool, ignored: set[str]) -> bool:
+def include_usage(options: dict[str, Any] | None, stream: bool, ignored: set[str]) -> bool:
+    """Return whether a stream ends with its usage."""
     if options is None:
         return False
     if not stream:
@@ -96,25 +86,44 @@ def _include_usage(options: dict[str, Any] | None, stream: bool, ignored: set[st
     return include
 
 
-def _model(name: str, value: Any) -> str:
+def _tokens(values: dict[str, Any]) -> int | None:
+    newer: int | None = values.get("max_completion_tokens")
+    older: int | None = values.get("max_tokens")
+    if newer is None or older is None or newer == older:
+        return older if newer is None else newer
+    raise InvalidRequest(
+        "'max_tokens' and 'max_completion_tokens' mean the same and disagree: send one of them.",
+        param="max_completion_tokens",
+    )
+
+
+def _top_logprobs(values: dict[str, Any]) -> int | None:
+    top: int | None = values.get("top_logprobs")
+    if values.get("logprobs"):
+        return top or 0
+    if top:
+        raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
+    return None
+
+
+def _task(given: dict[str, Any], values: dict[str, Any]) -> Task:
+    tools, choice = given.get("tools"), given.get("tool_choice")
+    guide: Guide | None = values.get("response_format")
+    effort: str | None = values.get("reasoning_effort")
+    if tools is None and choice is None and guide is None and effort is None:
+        return PLAIN_CHAT
+    tool_use = decode_tool_use(tools, choice, parallel=values.get("parallel_tool_calls", True))
+    if tool_use is None and guide is None and effort is None:
+        return PLAIN_CHAT
+    return Task(tool_use=tool_use, guide=guide, reasoning_effort=effort)
+
+
+def model_name(name: str, value: Any) -> str:
+    """Return the id of a model, which may or may not exist."""
     model = fields.text(1, MODEL_CHARACTERS_MOST)(name, value)
     if not model.isprintable():
         raise fields.invalid(name, "a string without control characters")
     return str(model)
-
-
-def _seed(name: str, value: Any) -> int:
-    seed: int = fields.integer(-SEED_MODULUS, SEED_MODULUS - 1)(name, value)
-    return seed % SEED_MODULUS
-
-
-def _stops(name: str, value: Any) -> tuple[str, ...]:
-    if type(value) is str:
-        return (_stop(name, value),)
-    stops = fields.array(name, value)
-    if len(stops) > STOPS_MOST:
-        raise fields.invalid(name, f"at most {STOPS_MOST} strings")
-    return tuple(_stop(f"{name}[{index}]", stop) for index, stop in enumerate(stops))
 
 
 def _only(check: Check, *neutral: Any) -> Check:
@@ -123,25 +132,54 @@ def _only(check: Check, *neutral: Any) -> Check:
     def only(name: str, value: Any) -> Any:
         checked = check(name, value)
         if checked not in neutral:
-            raise fields.unsupported(name, "is not supported yet")
+            raise fields.unsupported(name)
         return checked
 
     return only
 
 
-def _response_format(name: str, value: Any) -> None:
-    kind = fields.object_(name, value).get("type")
-    if kind in ("json_object", "json_schema"):
-        raise fields.unsupported(name, f"of type `{kind}` is not supported yet")
-    if kind != "text":
+def _response_format(name: str, value: Any) -> Guide | None:
+    given = fields.object_(name, value)
+    kind = given.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Guide("json_object")
+    if kind != "json_schema":
         raise fields.invalid(f"{name}.type", "`text`, `json_object` or `json_schema`")
+    where = f"{name}.json_schema"
+    wrapper = fields.object_(where, fields.required(given, "json_schema", name))
+    fields.text(1, SCHEMA_NAME_CHARACTERS_MOST)(f"{where}.name", fields.required(wrapper, "name", where))
+    schema = wrapper.get("schema")
+    return Guide("json_object") if schema is None else Guide("json_schema", schema_text(f"{where}.schema", schema))
 
 
-def _tool_choice(name: str, value: Any) -> None:
-    if type(value) is dict or value == "required":
-        raise fields.unsupported(name, "is not supported yet")
+def _metadata(name: str, value: Any) -> None:
+    pairs = fields.object_(name, value)
+    if len(pairs) > METADATA_PAIRS_MOST:
+        raise fields.invalid(name, f"at most {METADATA_PAIRS_MOST} pairs")
+    for key, text in pairs.items():
+        if len(key) > METADATA_KEY_CHARACTERS_MOST:
+            raise fields.invalid(name, f"keys of at most {METADATA_KEY_CHARACTERS_MOST} characters")
+        fields.text(0, METADATA_VALUE_CHARACTERS_MOST)(f"{name}.{key}", text)
+
+
+def _reasoning_effort(name: str, value: Any) -> str:
+    if value not in REASONING_EFFORTS:
+        raise fields.invalid(name, "one of " + ", ".join(f"`{effort}`" for effort in REASONING_EFFORTS))
+    return str(value)
+
+
+def _function_call(name: str, value: Any) -> None:
+    if type(value) is dict:
+        raise fields.unsupported(name, "is not supported: send `tools` and `tool_choice`")
     if value not in ("none", "auto"):
-        raise fields.invalid(name, "`none`, `auto`, `required` or an object")
+        raise fields.invalid(name, "`none`, `auto` or an object")
+
+
+def _functions(name: str, value: Any) -> None:
+    if fields.array(name, value):
+        raise fields.unsupported(name, "is not supported: send `tools`")
 
 
 def _service_tier(name: str, value: Any) -> None:
@@ -151,7 +189,7 @@ def _service_tier(name: str, value: Any) -> None:
         raise fields.invalid(name, "`auto`, `default` or `flex`")
 
 
-_REFUSED: Final = frozenset(
+REFUSED: Final = frozenset(
     {
         "chat_template",
         "prompt_embeds",
@@ -164,30 +202,23 @@ _REFUSED: Final = frozenset(
         "moderation",
     }
 )
-_CHECKS: Final[dict[str, Check]] = {
-    "model": _model,
-    "temperature": fields.number(0, 2),
-    "top_p": fields.number(0, 1, above=0),
-    "max_tokens": _max_tokens,
-    "max_completion_tokens": _max_tokens,
-    "stop": _stops,
-    "seed": _seed,
+_OWN: Final = frozenset({"messages", "tools", "tool_choice"})  # decoded together, not field by field
+CHAT_CHECKS: Final[dict[str, Check]] = {
+    **SAMPLING_CHECKS,
+    "model": model_name,
+    "max_completion_tokens": max_tokens,
     "stream": fields.boolean,
     "stream_options": fields.object_,
     "user": fields.text(0, 1024),
-    "n": _only(fields.integer(1, CHOICES_MOST), 1),
-    "frequency_penalty": _only(fields.number(-2, 2), 0),
-    "presence_penalty": _only(fields.number(-2, 2), 0),
-    "logit_bias": _only(fields.object_, {}),
-    "logprobs": _only(fields.boolean, False),
-    "top_logprobs": _only(fields.integer(0, 20), 0),
-    "tools": _only(fields.array, []),
-    "functions": _only(fields.array, []),
-    "tool_choice": _tool_choice,
-    "function_call": _tool_choice,
+    "logprobs": fields.boolean,
+    "top_logprobs": fields.integer(0, TOP_LOGPROBS_MOST),
+    "functions": _functions,
+    "function_call": _function_call,
     "parallel_tool_calls": fields.boolean,
     "response_format": _response_format,
+    "reasoning_effort": _reasoning_effort,
     "modalities": _only(fields.array, ["text"], []),
+    "metadata": _metadata,
+    "store": fields.boolean,
     "service_tier": _service_tier,
-    "top_k": fields.integer(0, 2**31 - 1),
 }

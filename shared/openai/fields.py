@@ -102,3 +102,11 @@ def array(name: str, value: Any) -> list[Any]:
     if type(value) is not list:
         raise invalid(name, f"an array, not {kind_of(value)}")
     return value
+
+
+def required(parent: dict[str, Any], key: str, where: str) -> Any:
+    """Return what stands under `key` of the object called `where`, neither absent nor null."""
+    value = parent.get(key)
+    if value is None:
+        raise missing(f"{where}.{key}")
+    return value

@@ -5,8 +5,8 @@ import msgspec
 from shared.wire import PLAIN_CHAT, Message, Sampling, Task
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One strictly decoded `POST /chat/completions`."""
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One strictly decoded chat completion, legacy completion or embedding; `task.kind` tells which."""
 
     model: str
     messages: tuple[Message, ...]
@@ -14,5 +14,6 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     task: Task = PLAIN_CHAT
     stream: bool = False
     include_usage: bool = False
+    base64: bool = False  # of an embedding: vectors as base64 instead of numbers
     user: str | None = None
     ignored: tuple[str, ...] = ()  # fields we do not know, told in the header `x-inferbase-ignored`

@@ -7,13 +7,13 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.openai.decode import decode_chat
-from shared.openai.request import ChatRequest
+from shared.openai.request import CompletionRequest
 from shared.wire import Message, Sampling
 
 USER = {"role": "user", "content": "Hi"}
 
 
-def decode(**fields: Any) -> ChatRequest:
+def decode(**fields: Any) -> CompletionRequest:
     """Decode a valid body with `fields` changed; `...` leaves one out."""
     values = {"model": "Org/m", "messages": [USER], **fields}
     return decode_chat(msgspec.json.encode({name: value for name, value in values.items() if value is not ...}))
@@ -26,8 +26,38 @@ def refusal(**fields: Any) -> tuple[str, str | None]:
 
 
 def test_defaults_are_openais() -> None:
-    assert decode() == ChatRequest(model="Org/m", messages=(Message("user", "Hi"),), sampling=Sampling())
+    assert decode() == CompletionRequest(model="Org/m", messages=(Message("user", "Hi"),), sampling=Sampling())
     assert decode().sampling.temperature == 1.0
+
+
+def test_every_way_to_choose_tokens_is_taken() -> None:
+    request = decode(
+        n=8,
+        presence_penalty=-2,
+        frequency_penalty=2,
+        repetition_penalty=1.5,
+        top_k=40,
+        min_p=0.05,
+        logit_bias={"7": -100, "8": 1, "9": 0},
+        logprobs=True,
+        top_logprobs=20,
+    )
+
+    assert request.sampling == Sampling(
+        choices=8,
+        presence_penalty=-2,
+        frequency_penalty=2,
+        repetition_penalty=1.5,
+        top_k=40,
+        min_p=0.05,
+        logit_bias=((7, -100), (8, 1)),
+        top_logprobs=20,
+    )
+
+
+def test_alternatives_need_logprobs() -> None:
+    assert decode(logprobs=True).sampling.top_logprobs == 0
+    assert refusal(top_logprobs=5) == ("invalid_value", "top_logprobs")
 
 
 def test_every_field_that_exists_is_taken() -> None:
@@ -75,8 +105,12 @@ INVALID: list[tuple[str, list[Any]]] = [
     ("logprobs", ["true", 1]),
     ("top_logprobs", [10**6, -1, "1"]),
     ("top_k", [-1, 1.5, "1"]),
-    ("logit_bias", [[], "x"]),
-    ("tools", [{}, "x"]),
+    ("min_p", [-0.1, 1.1, "0"]),
+    ("repetition_penalty", [0, 2.1, "1"]),
+    ("logit_bias", [[], "x", {"x": 1}, {"-1": 1}, {"1": 1e9}, {"1": "5"}, {"1": 1, "01": 1}, {"9" * 11: 1}]),
+    ("logit_bias", [{str(token): 1 for token in range(20_000)}]),
+    ("reasoning_effort", ["huge", 1]),
+    ("metadata", ["x", {"a": 1}, {"a": "x" * 513}, {"a" * 65: "x"}, {str(number): "x" for number in range(17)}]),
     ("tool_choice", ["sometimes", 1]),
     ("service_tier", ["scale", "priority", 1]),
     ("stream_options", [[], "x", True]),
@@ -96,20 +130,8 @@ def test_bad_values_name_their_field(name: str, value: Any) -> None:
 UNSUPPORTED: list[tuple[str, Any]] = [
     *((name, "x") for name in ("chat_template", "prompt_embeds", "cache_salt", "api_base", "base_url")),
     ("extra_headers", {"x": "y"}),
-    ("n", 2),
-    ("tools", [{"type": "function", "function": {"name": "f"}}]),
-    ("tools", [{}] * 10_000),
     ("functions", [{"name": "f"}]),
-    ("tool_choice", "required"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-    ("response_format", {"type": "json_object"}),
-    ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
-    ("logprobs", True),
-    ("top_logprobs", 5),
-    ("frequency_penalty", 0.1),
-    ("presence_penalty", -2),
-    ("logit_bias", {"1": 5}),
-    ("logit_bias", {str(token): 1 for token in range(20_000)}),
+    ("function_call", {"name": "f"}),
     ("modalities", ["text", "audio"]),
     ("audio", {"voice": "x", "format": "wav"}),
     ("web_search_options", {}),
@@ -138,7 +160,11 @@ NEUTRAL: list[tuple[str, Any]] = [
     ("service_tier", "default"),
     ("stop", []),
     ("top_k", 0),
+    ("min_p", 0),
+    ("repetition_penalty", 1),
     ("parallel_tool_calls", True),
+    ("metadata", {"a": "b"}),
+    ("store", False),
 ]
 
 
@@ -156,7 +182,7 @@ def test_unknown_fields_are_ignored_and_named() -> None:
     request = decode(
         ignore_eos=True,
         verbosity="low",
-        top_k=40,
+        store=True,
         messages=[{**USER, "mood": "good"}],
         stream=True,
         stream_options={"continuous_usage_stats": True},
@@ -165,8 +191,8 @@ def test_unknown_fields_are_ignored_and_named() -> None:
     assert request.ignored == (
         "ignore_eos",
         "messages.mood",
+        "store",
         "stream_options.continuous_usage_stats",
-        "top_k",
         "verbosity",
     )
 
@@ -216,7 +242,7 @@ MESSAGES: list[tuple[Any, str, str]] = [
     ({"role": "robot", "content": "x"}, "invalid_value", "messages[0].role"),
     ({"role": 1, "content": "x"}, "invalid_value", "messages[0].role"),
     ({"role": ["user"], "content": "x"}, "invalid_value", "messages[0].role"),
-    ({"role": "tool", "content": "x", "tool_call_id": "1"}, "unsupported_parameter", "messages[0].role"),
+    ({"role": "function", "content": "x", "name": "f"}, "unsupported_parameter", "messages[0].role"),
     ({"role": "user"}, "missing_required_parameter", "messages[0].content"),
     ({"role": "user", "content": None}, "missing_required_parameter", "messages[0].content"),
     ({"role": "assistant", "content": None}, "missing_required_parameter", "messages[0].content"),
@@ -241,11 +267,13 @@ MESSAGES: list[tuple[Any, str, str]] = [
     ),
     ({"role": "user", "content": "x", "name": ""}, "invalid_value", "messages[0].name"),
     ({"role": "user", "content": "x", "name": 1}, "invalid_value", "messages[0].name"),
+    ({"role": "assistant", "content": None, "tool_calls": []}, "missing_required_parameter", "messages[0].content"),
     (
-        {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]},
+        {"role": "assistant", "content": "x", "function_call": {"name": "f"}},
         "unsupported_parameter",
-        "messages[0].tool_calls",
+        "messages[0].function_call",
     ),
+    ({"role": "user", "content": "x", "reasoning_content": "y"}, "invalid_value", "messages[0].reasoning_content"),
 ]
 
 
