@@ -18,7 +18,7 @@ MAY_IMPORT = {
 LAYERS = (
     {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets"},
     {"pricing", "keys", "wire", "connections", "batcher", "metrics", "catalogue", "openai", "outbox"},
-    {"queue", "channel", "presence", "limits", "revocation", "database"},
+    {"queue", "channel", "presence", "limits", "throttle", "revocation", "database"},
     {"admission", "dispatch", "submission"},
 )
 
@@ -45,6 +45,7 @@ DOORS = {
     ),
     "asyncpg": ("shared.connections", "shared.database"),
     "tensorrt_llm": ("workers.engines.tensorrt",),
+    "llguidance": ("workers.engines.grammar",),
     "xllamacpp": ("workers.engines",),
     "openai": ("compose.self_check",),
     "typer": ("compose.cli", "compose.commands"),
