@@ -28,6 +28,7 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | janitor queue | zset: cron ticks of arq | janitor | janitor | seconds |
 | demand | string | health poll | workers | 10 s |
 | slots | zset: request id -> lease end, ms | API | API | 60 s after the last use |
+| throttle | string: tries in this window | API | API | the window |
 """
 
 from typing import Final
@@ -140,3 +141,8 @@ def demand(model: str) -> str:
 def slots(holder: str) -> str:
     """Return the running requests of a key or an account."""
     return f"slots:{holder}"
+
+
+def throttle(what: str, who: str) -> str:
+    """Return the counter of one caller's tries to do `what`."""
+    return f"throttle:{what}:{who}"

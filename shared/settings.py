@@ -34,6 +34,8 @@ class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_pepper: str = ""  # of the digests of API keys: another one makes every key unknown
     wire_key: str = ""  # seals jobs and settlement records
     wire_key_previous: str = ""  # still accepted while keys are rotated
+    jwt_key: str = ""  # signs session cookies; empty: nobody can log in
+    stripe_webhook_secret: str = ""  # whsec_… of the deposit webhook; empty: there is none
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,20 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     key_check_seconds: float = 4.0  # between two checks of the keys of running requests
     catalogue_cache_seconds: float = 2.0  # a new model is known after so long
     shutdown_seconds: float = 30.0  # running streams may finish for so long
+
+
+class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """People who log in: their sessions, and what guards them. 0 = no limit for the rates."""
+
+    registration_open: bool = True  # anybody may register; a new account has no credits
+    public_origin: str = ""  # such as https://api.example.com; empty: taken from each request
+    trusted_proxies: str = ""  # comma-separated addresses or networks whose X-Forwarded-… headers are believed
+    session_seconds: float = 3600.0  # a session that is not refreshed ends after this
+    session_seconds_most: float = 7 * 24 * 3600.0  # and a refreshed one after this
+    login_address_rpm: int = 30  # logins, and registrations, that one address may try in a minute
+    login_email_rpm: int = 10  # logins that may be tried in a minute with one e-mail address
+    password_threads: int = 2  # that hash passwords
+    password_queue_most: int = 32  # passwords that wait for them
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +153,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stores: StoreSettings = StoreSettings()
     secrets: SecretSettings = SecretSettings()
     api: ApiSettings = ApiSettings()
+    sessions: SessionSettings = SessionSettings()
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
     admission: AdmissionSettings = AdmissionSettings()
