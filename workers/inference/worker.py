@@ -3,19 +3,18 @@
     catalogue -> models loaded -> presence announced -> claims run by `Completer` under `LeasedWorker`
 
 Stops on SIGTERM: no new claims, what runs gets `drain_seconds`, the rest is handed over, exit 0. An engine that makes
-no step for `step_silence_seconds` while it has work ends the process by EXIT_ENGINE_DEAD: a supervisor replaces it.
+no step for `step_silence_seconds` although it owes one ends the process by EXIT_ENGINE_DEAD: a supervisor replaces it.
 """
 
 import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Final
 
 from shared import ids, log
 from shared.channel import LogWriter
-from shared.clock import Clock, SystemClock
+from shared.clock import SystemClock
 from shared.connections import Redis, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.errors import DependencyUnavailable
@@ -25,11 +24,11 @@ from shared.settings import Settings, require_secrets
 from shared.wire import Seal
 from workers.engines import check_engine
 from workers.inference.complete import Completer
-from workers.inference.models import LoadedModel, Models, open_models
+from workers.inference.models import Models, open_models
+from workers.inference.watchdog import Watchdog
 
 EXIT_ENGINE_DEAD: Final = 70
 UPKEEP_SECONDS: Final = 1.0
-IDLE_STEP_MS: Final = 30_000  # an idle engine proves every 30 s that it can make a token
 
 logger = log.get_logger("worker")
 
@@ -61,7 +60,8 @@ async def serve(settings: Settings) -> None:
             free_slots=lambda model: loaded.free_slots if (loaded := models.get(model)) else 0,
             crash=crash,
         )
-        upkeep = Upkeep(settings, redis=redis, models=models, completer=completer, clock=clock, owner=owner)
+        watchdog = Watchdog(clock, silence_seconds=settings.worker.step_silence_seconds, on_dead=_die)
+        upkeep = Upkeep(settings, redis=redis, models=models, completer=completer, watchdog=watchdog, owner=owner)
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(upkeep.keep())
             claiming = group.create_task(worker.main())
@@ -78,38 +78,39 @@ class Upkeep:
     """What a worker does each second beside its claims: follow the catalogue, announce itself, watch the engines."""
 
     def __init__(
-        self, settings: Settings, *, redis: Redis, models: Models, completer: Completer, clock: Clock, owner: str
+        self, settings: Settings, *, redis: Redis, models: Models, completer: Completer, watchdog: Watchdog, owner: str
     ) -> None:
         self.draining = False
         self._settings = settings
         self._redis = redis
         self._models = models
         self._completer = completer
-        self._clock = clock
+        self._watchdog = watchdog
         self._owner = owner
-        self._warming: dict[str, asyncio.Task[None]] = {}
-        self._pulse: dict[str, tuple[int, float]] = {}  # model -> (steps, monotonic seconds of the last change)
 
     async def keep(self) -> None:
         """Run until cancelled; Redis may come and go."""
-        while True:
-            try:
-                with redis_errors():
-                    await self._announce()
-            except DependencyUnavailable:
-                logger.warning("redis_unavailable")
-            self._completer.expire()
-            for model_id in self._models.ids():
-                loaded = self._models.get(model_id)
-                assert loaded is not None
-                self._watch(model_id, loaded)
-            await asyncio.sleep(UPKEEP_SECONDS)
+        try:
+            while True:
+                await self._try_to_announce()
+                self._completer.expire()
+                self._watchdog.look(self._models.loaded())
+                await asyncio.sleep(UPKEEP_SECONDS)
+        finally:
+            self._watchdog.close()
 
     async def leave(self) -> None:
         """Take the presence back, so that nobody waits for a worker that has gone."""
         try:
             with redis_errors():
                 await leave(self._redis, self._owner)
+        except DependencyUnavailable:
+            logger.warning("redis_unavailable")
+
+    async def _try_to_announce(self) -> None:
+        try:
+            with redis_errors():
+                await self._announce()
         except DependencyUnavailable:
             logger.warning("redis_unavailable")
 
@@ -123,26 +124,6 @@ class Upkeep:
             models=self._models.presence(draining=self.draining),
         )
         await announce(self._redis, said)
-
-    def _watch(self, model_id: str, loaded: LoadedModel) -> None:
-        steps, now = loaded.engine.steps(), self._clock.monotonic()
-        before, changed_at = self._pulse.get(model_id, (-1, now))
-        if steps != before or loaded.running == 0:
-            self._pulse[model_id] = (steps, now)
-            if steps != before:
-                loaded.last_step_ms = self._clock.unix_ms()
-        elif now - changed_at > self._settings.worker.step_silence_seconds:
-            _die(f"{model_id} made no step for {now - changed_at:.0f} s")
-        idle_ms = self._clock.unix_ms() - loaded.last_step_ms
-        if loaded.running == 0 and idle_ms > IDLE_STEP_MS and model_id not in self._warming:
-            task = asyncio.get_running_loop().create_task(loaded.engine.warm_up())
-            self._warming[model_id] = task
-            task.add_done_callback(partial(self._warmed, model_id))
-
-    def _warmed(self, model_id: str, task: "asyncio.Task[None]") -> None:
-        del self._warming[model_id]
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("warm_up_failed", model=model_id, error=str(task.exception()))
 
 
 def _die(reason: str) -> None:
