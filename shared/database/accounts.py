@@ -11,12 +11,14 @@ from shared.errors import Conflict
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """One customer; 0 <= held <= balance. `concurrency` 0: no bound."""
+    """One customer; 0 <= held <= balance. Limits over all its keys, 0 = none: rpm and tpm a minute, concurrency."""
 
     id: str
     email: str
     balance: int
     held: int
+    rpm: int
+    tpm: int
     concurrency: int
     active: bool
     created_at: datetime
@@ -32,16 +34,20 @@ class CreditBalance(msgspec.Struct, frozen=True, kw_only=True):
     charged: int
 
 
-async def create_account(connection: Connection, *, email: str, concurrency: int = 0) -> Account:
+async def create_account(
+    connection: Connection, *, email: str, rpm: int = 0, tpm: int = 0, concurrency: int = 0
+) -> Account:
     """Add an account without credits; Conflict where the e-mail address has one."""
     try:
         row = await connection.fetchrow(
             """
-            INSERT INTO accounts (id, email, concurrency) VALUES ($1, $2, $3)
-            RETURNING id, email, balance, held, concurrency, active, created_at
+            INSERT INTO accounts (id, email, rpm, tpm, concurrency) VALUES ($1, $2, $3, $4, $5)
+            RETURNING id, email, balance, held, rpm, tpm, concurrency, active, created_at
             """,
             ids.new_account_id(),
             email,
+            rpm,
+            tpm,
             concurrency,
         )
     except asyncpg.UniqueViolationError:
@@ -53,7 +59,7 @@ async def create_account(connection: Connection, *, email: str, concurrency: int
 async def list_accounts(connection: Connection) -> list[Account]:
     """Return every account, oldest first."""
     rows = await connection.fetch(
-        "SELECT id, email, balance, held, concurrency, active, created_at FROM accounts ORDER BY id"
+        "SELECT id, email, balance, held, rpm, tpm, concurrency, active, created_at FROM accounts ORDER BY id"
     )
     return [Account(**row) for row in rows]
 
@@ -61,7 +67,8 @@ async def list_accounts(connection: Connection) -> list[Account]:
 async def get_account(connection: Connection, account_id: str) -> Account | None:
     """Return one account, or None."""
     row = await connection.fetchrow(
-        "SELECT id, email, balance, held, concurrency, active, created_at FROM accounts WHERE id = $1", account_id
+        "SELECT id, email, balance, held, rpm, tpm, concurrency, active, created_at FROM accounts WHERE id = $1",
+        account_id,
     )
     return None if row is None else Account(**row)
 
@@ -73,13 +80,14 @@ async def set_active(connection: Connection, account_id: str, *, active: bool) -
 
 
 async def credit_balance(connection: Connection, account_id: str) -> CreditBalance | None:
-    """Return what an account has, or None if it does not exist."""
+    """Return what an account has, or None if it does not exist; without reading its charges, which may be millions."""
     row = await connection.fetchrow(
         """
         SELECT a.balance, a.held, a.balance - a.held AS available,
                coalesce(sum(t.amount) FILTER (WHERE t.type = 'deposit'), 0)::BIGINT AS deposited,
-               coalesce(sum(t.amount) FILTER (WHERE t.type = 'deduction'), 0)::BIGINT AS charged
-          FROM accounts a LEFT JOIN transfers t ON t.account_id = a.id
+               (coalesce(sum(CASE WHEN t.to_account = a.id THEN t.amount ELSE -t.amount END), 0) - a.balance)::BIGINT
+                   AS charged
+          FROM accounts a LEFT JOIN transfers t ON t.account_id = a.id AND t.type <> 'deduction'
          WHERE a.id = $1 GROUP BY a.id
         """,
         account_id,

@@ -40,6 +40,29 @@ RULES: Final[dict[str, str]] = {
         SELECT id, format('balance %s, held %s', balance, held) AS detail
           FROM accounts WHERE balance < 0 OR held < 0 OR held > balance
     """,
+    "budget_counts_its_key": """
+        SELECT b.key_id AS id,
+               format('held %s, spent %s, allotted %s instead of %s, %s, %s', b.held, b.spent, b.allotted,
+                      coalesce(o.total, 0), coalesce(u.total, 0), coalesce(c.total, 0)) AS detail
+          FROM key_budgets b
+          LEFT JOIN (SELECT key_id, sum(hold) AS total FROM open_requests JOIN requests USING (request_id)
+                      GROUP BY key_id) o ON o.key_id = b.key_id
+          LEFT JOIN (SELECT key_id, sum(cost) AS total FROM usage GROUP BY key_id) u ON u.key_id = b.key_id
+          LEFT JOIN (SELECT parent_id, sum(budget) AS total FROM key_budgets GROUP BY parent_id) c
+                 ON c.parent_id = b.key_id
+         WHERE b.held <> coalesce(o.total, 0) OR b.spent <> coalesce(u.total, 0)
+            OR b.allotted <> coalesce(c.total, 0)
+    """,
+    "budget_never_exceeded": """
+        SELECT key_id AS id,
+               format('budget %s, held %s, spent %s, allotted %s', budget, held, spent, allotted) AS detail
+          FROM key_budgets WHERE held < 0 OR spent < 0 OR allotted < 0 OR held + spent + allotted > budget
+    """,
+    "budget_is_known_to_account": """
+        SELECT b.key_id AS id, format('account %s says that it has no budgets', a.id) AS detail
+          FROM key_budgets b JOIN api_keys k ON k.id = b.key_id JOIN accounts a ON a.id = k.account_id
+         WHERE NOT a.has_budgets
+    """,
     "closed_has_one_usage_row": """
         SELECT r.request_id AS id, format('%s usage rows', count(u.request_id)) AS detail
           FROM requests r LEFT JOIN usage u ON u.request_id = r.request_id
@@ -95,8 +118,10 @@ RULES: Final[dict[str, str]] = {
     """,
     "key_is_of_account": """
         SELECT r.request_id AS id, format('key %s, account %s', r.key_id, r.account_id) AS detail
-          FROM requests r LEFT JOIN api_keys k ON k.id = r.key_id AND k.account_id = r.account_id
-         WHERE k.id IS NULL
+          FROM requests r
+          LEFT JOIN api_keys k ON k.id = r.key_id AND k.account_id = r.account_id
+          LEFT JOIN sessions s ON s.id = r.key_id AND s.account_id = r.account_id
+         WHERE k.id IS NULL AND s.id IS NULL
     """,
     "usage_repeats_request": """
         SELECT u.request_id AS id, format('account %s, key %s, model %s', u.account_id, u.key_id, u.model) AS detail

@@ -28,14 +28,24 @@ class Customer(msgspec.Struct, frozen=True):
     key_id: str
 
 
-async def make_customer(connection: Connection | Database, *, credits: int = 1_000) -> Customer:
+async def make_customer(
+    connection: Connection | Database, *, credits: int = 1_000, budget: int | None = None
+) -> Customer:
     account = await accounts.create_account(connection, email=f"customer-{next(_numbers)}@example.com")
-    key = await api_keys.create_key(connection, account_id=account.id, name="", digest=os.urandom(32), prefix="inf_x")
+    key_id = await make_key(connection, Customer(account.id, ""), budget=budget)
     if credits:
         await transfers.deposit(
             connection, transfer_id=ids.new_transfer_id(), account_id=account.id, amount=credits, description="gift"
         )
-    return Customer(account.id, key.id)
+    return Customer(account.id, key_id)
+
+
+async def make_key(connection: Connection | Database, customer: Customer, **options: Any) -> str:
+    """Return the id of one more key."""
+    key = await api_keys.create_key(
+        connection, account_id=customer.id, name="", digest=os.urandom(32), prefix="inf_x", **options
+    )
+    return key.id
 
 
 def make_reserve(customer: Customer, *, hold: int = 100, age_seconds: float = 0, **changes: Any) -> Reserve:

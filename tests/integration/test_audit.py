@@ -15,6 +15,9 @@ PLANTED = {
     "balance_after_follows": "UPDATE transfers SET balance_after = 1 WHERE type = 'deposit' AND account_id = '$A'",
     "held_is_sum_of_open_holds": "UPDATE accounts SET held = held - 1 WHERE id = '$A'",
     "never_overspent": "UPDATE accounts SET held = balance + 1 WHERE id = '$A'",
+    "budget_counts_its_key": "UPDATE key_budgets SET held = held + 1",
+    "budget_never_exceeded": "UPDATE key_budgets SET budget = 100",
+    "budget_is_known_to_account": "UPDATE accounts SET has_budgets = FALSE",
     "closed_has_one_usage_row": "DELETE FROM usage WHERE request_id = '$R'",
     "usage_has_closed_request": "INSERT INTO open_requests VALUES (0, '$R')",
     "open_has_request": "INSERT INTO open_requests VALUES (0, 'chatcmpl-other')",
@@ -29,6 +32,12 @@ PLANTED = {
     "usage_repeats_request": "UPDATE usage SET model = 'org/other' WHERE request_id = '$R'",
 }
 MORE = {
+    "budget_counts_its_key": [
+        "UPDATE key_budgets SET spent = spent - 1",
+        "UPDATE key_budgets SET allotted = 1",
+        "DELETE FROM open_requests WHERE request_id = '$O'",
+    ],
+    "budget_never_exceeded": ["UPDATE key_budgets SET held = -1"],
     "cost_has_one_transfer": [
         "DELETE FROM transfers WHERE request_id = '$R'",
         "INSERT INTO transfers SELECT amount, 920, 3, now(), 'txn_twin', account_id, from_account, to_account, type, "
@@ -49,11 +58,14 @@ CASES = [(rule, statement) for rule, first in PLANTED.items() for statement in (
 
 
 async def plant(database: Database, statement: str) -> None:
-    customer = await make_customer(database, credits=1_000)
+    customer = await make_customer(database, credits=1_000, budget=500)
     rows = [make_reserve(customer), make_reserve(customer)]
     await reserve_many(database, rows)
     await settle_many(database, [make_finish(rows[0])])
     await database.execute("ALTER TABLE accounts DROP CONSTRAINT accounts_never_overspent")
+    await database.execute(
+        "ALTER TABLE key_budgets DROP CONSTRAINT key_budgets_never_exceeded, DROP CONSTRAINT key_budgets_held_check"
+    )
     for table in ("transfers", "usage"):
         await database.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
     named = statement.replace("$A", customer.id).replace("$R", rows[0].request_id).replace("$O", rows[1].request_id)

@@ -69,10 +69,20 @@ async def test_the_transactions_of_another_account_are_not_found(database: Datab
 
 
 async def test_a_key_is_found_by_its_digest_alone(database: Database) -> None:
-    account = await accounts.create_account(database, email="a@example.com", concurrency=3)
+    account = await accounts.create_account(database, email="a@example.com", rpm=5, tpm=6, concurrency=3)
     digest = os.urandom(32)
     key = await api_keys.create_key(
-        database, account_id=account.id, name="n", digest=digest, prefix="inf_ab", rpm=1, tpm=2, concurrency=4
+        database,
+        account_id=account.id,
+        name="n",
+        digest=digest,
+        prefix="inf_ab",
+        rpm=1,
+        tpm=2,
+        concurrency=4,
+        scopes=["credits", "keys"],
+        allowed_models=["org/a", "org/b"],
+        budget=7,
     )
 
     principal = await api_keys.find_key(database, digest)
@@ -88,6 +98,11 @@ async def test_a_key_is_found_by_its_digest_alone(database: Database) -> None:
         tpm=2,
         key_concurrency=4,
         account_concurrency=3,
+        account_rpm=5,
+        account_tpm=6,
+        scopes=frozenset({"keys", "credits"}),
+        allowed_models=("org/a", "org/b"),
+        budget=7,
     )
 
 

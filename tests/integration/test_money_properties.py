@@ -20,6 +20,7 @@ from tests.integration.ledger_factories import (
     balance_of,
     make_customer,
     make_finish,
+    make_key,
     make_reserve,
 )
 
@@ -27,9 +28,10 @@ EXAMPLES = 60
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """One row of a batch, its customer, request id and idempotency key by number."""
+    """One row of a batch, its customer, their key, request id and idempotency key by number."""
 
     customer: int
+    key: int
     hold: int
     least: int
     request: int
@@ -37,8 +39,11 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 wishes = st.builds(
-    lambda customer, hold, share, request, idempotency: Wish(customer, hold, hold * share // 4, request, idempotency),
+    lambda customer, key, hold, share, request, idempotency: Wish(
+        customer, key, hold, hold * share // 4, request, idempotency
+    ),
     customer=st.integers(0, 3),
+    key=st.integers(0, 2),
     hold=st.integers(0, 60),
     share=st.integers(0, 4),
     request=st.integers(0, 30),
@@ -70,14 +75,15 @@ async def test_a_batch_of_settlements_equals_one_by_one(connection: Any) -> None
     async def compare(batch: list[tuple[int, int, str]]) -> None:
         outcomes = []
         for size in (len(batch), 1):
-            customer = await make_customer(connection, credits=500)
-            rows = [make_reserve(customer, hold=80) for _ in range(5)]
+            customer = await make_customer(connection, credits=500, budget=400)
+            other = await make_key(connection, customer, budget=None)
+            rows = [make_reserve(customer, hold=80, key_id=key) for key in [customer.key_id, other] * 2 + [other]]
             await reserve_many(connection, rows)
             finishes = [make_finish(rows[number], completion=tokens, status=status) for number, tokens, status in batch]
             verdicts = []
             for start in range(0, len(finishes), size):
                 verdicts += await settle_many(connection, finishes[start : start + size])
-            outcomes.append((verdicts, await balance_of(connection, customer)))
+            outcomes.append((verdicts, await balances(connection, rows)))
 
         assert outcomes[0] == outcomes[1]
 
@@ -99,12 +105,21 @@ async def test_every_history_leaves_a_clean_ledger(database: Database, connectio
 
 
 async def make_world(connection: Any, batch: list[Wish]) -> list[Reserve]:
-    """Return the batch on customers of its own: a poor, a rich, a deactivated one, and one whose key is revoked."""
+    """Return the batch on customers of its own: a poor, a rich, a deactivated one, and one whose key is revoked.
+
+    The first two have a key with a small budget and one with a larger one beside.
+    """
     customers = [await make_customer(connection, credits=credits) for credits in (50, 100_000, 100, 100)]
     await accounts.set_active(connection, customers[2].id, active=False)
     await api_keys.revoke_key(connection, customers[3].id, customers[3].key_id)
+    keys = [[customer.key_id] * 3 for customer in customers]
+    for number in (0, 1):
+        keys[number][1:] = [await make_key(connection, customers[number], budget=budget) for budget in (30, 90)]
     request_ids = [ids.new_chat_id() for _ in range(31)]
-    return [make_row(wish, customers[wish.customer], request_ids[wish.request]) for wish in batch]
+    return [
+        make_row(wish, Customer(customers[wish.customer].id, keys[wish.customer][wish.key]), request_ids[wish.request])
+        for wish in batch
+    ]
 
 
 def make_row(wish: Wish, customer: Customer, request_id: str) -> Reserve:
@@ -117,8 +132,16 @@ def make_row(wish: Wish, customer: Customer, request_id: str) -> Reserve:
     )
 
 
-async def balances(connection: Any, rows: list[Reserve]) -> list[tuple[int, int]]:
-    return [await balance_of(connection, Customer(row.account_id, row.key_id)) for row in rows]
+async def balances(connection: Any, rows: list[Reserve]) -> list[tuple[int, int, int | None, int | None]]:
+    """Return (balance, held, spent of the key's budget, what remains of it) beside each row."""
+    found = []
+    for row in rows:
+        key = await api_keys.get_key(connection, row.account_id, row.key_id)
+        assert key is not None
+        found.append(
+            (*await balance_of(connection, Customer(row.account_id, row.key_id)), key.spent, key.remaining),
+        )
+    return found
 
 
 async def for_all(strategy: Any, check: Callable[[Any], Awaitable[None]]) -> None:
