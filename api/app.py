@@ -11,7 +11,7 @@ from litestar.types import Receive, Scope, Send
 from api.dependencies import provide_node, provide_principal
 from api.errors import handle_error
 from api.node import OpenNode, open_node
-from api.routes.chat import CHAT_PATH, chat_completions, complete_chat
+from api.routes.chat import DECODERS, complete, completions
 from api.routes.credits import get_credits, get_transactions
 from api.routes.health import get_live, get_ready
 from api.routes.keys import create_key, get_keys, revoke_key
@@ -22,7 +22,7 @@ from shared.settings import Settings
 
 BASES = ("/api/v1/inference", "/v1")
 ROUTES = (
-    chat_completions,
+    completions,
     get_models,
     get_model,
     get_credits,
@@ -34,7 +34,7 @@ ROUTES = (
 )
 
 
-COMPLETIONS = frozenset(base + CHAT_PATH for base in BASES)
+COMPLETIONS = {base + path: decode for base in BASES for path, decode in DECODERS.items()}
 
 
 class Edge(Litestar):
@@ -44,8 +44,9 @@ class Edge(Litestar):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
-        if scope.get("path") in COMPLETIONS:
-            await complete_chat(self.state.node, scope, receive, send)
+        decode = COMPLETIONS.get(scope.get("path", ""))
+        if decode is not None:
+            await complete(self.state.node, decode, scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

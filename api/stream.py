@@ -14,12 +14,15 @@ from api import sse
 from api.client import Client
 from api.errors import ending_error
 from shared.dispatch import Answer
-from shared.openai.fold import Fold
+from shared.openai.fold import fold_for
 from shared.openai.render import StreamRenderer
+from shared.openai.render_text import TextRenderer
+from shared.openai.request import CompletionRequest
 from shared.settings import ApiSettings
 from shared.wire import Chunk
 
 Headers = list[tuple[bytes, bytes]]
+Renderer = StreamRenderer | TextRenderer
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -40,10 +43,10 @@ class Relay:
         self._clock = asyncio.get_running_loop().time
         self._written = float("-inf")  # when, by `_clock`; nothing yet: after a hold a ping follows the headers at once
 
-    async def fold(self) -> None:
+    async def fold(self, request: CompletionRequest) -> None:
         """Send the whole answer as one body."""
         answer = self._answer
-        fold = Fold()
+        fold = fold_for(request)
 
         def gather(chunks: list[Chunk]) -> bool:
             fold.add(chunks)
@@ -56,19 +59,19 @@ class Relay:
                 gather(chunks)
         if answer.end.status != "completed":
             raise ending_error(answer.end, answer.request_id)
-        body = _encode(fold.completion(answer.request_id, answer.created, answer.model, answer.end.usage))
+        body = _encode(fold.body(answer.request_id, answer.created, answer.model, answer.end.usage))
         length = (b"content-length", b"%d" % len(body))
         await self._client.answer(200, [(b"content-type", b"application/json"), length, *self._headers], body)
         answer.delivered(self._seq, self.tokens)
 
-    async def stream(self, *, include_usage: bool) -> None:
+    async def stream(self, request: CompletionRequest) -> None:
         """Send the answer as server-sent events."""
         answer = self._answer
         chunks = await answer.next(self._settings.status_hold_seconds)
         if answer.end is not None and answer.end.status != "completed" and chunks is not None and len(chunks) == 1:
             raise ending_error(answer.end, answer.request_id)
         await self._client.start(200, [*sse.HEADERS, *self._headers])
-        renderer = StreamRenderer(answer.request_id, answer.created, answer.model, include_usage=include_usage)
+        renderer = _renderer(answer, request)
 
         def push(chunks: list[Chunk]) -> bool:
             if not self._client.writable:
@@ -88,7 +91,7 @@ class Relay:
                 return
             chunks = await answer.next(self._settings.ping_seconds, push)
 
-    def _said(self, renderer: StreamRenderer, chunks: list[Chunk] | None) -> bytes:
+    def _said(self, renderer: Renderer, chunks: list[Chunk] | None) -> bytes:
         """Return what is to be written now, maybe nothing: events, or a ping after long silence."""
         data = self._render(renderer, chunks) if chunks else b""
         now = self._clock()
@@ -99,17 +102,28 @@ class Relay:
         self._written = now
         return data
 
-    def _render(self, renderer: StreamRenderer, chunks: list[Chunk]) -> bytes:
+    def _render(self, renderer: Renderer, chunks: list[Chunk]) -> bytes:
         """Return the events of `chunks`, the error event included where they end badly."""
         self._count(chunks)
         end = chunks[-1].end
         if end is None or end.status == "completed":
             return renderer.render(chunks)
         last = msgspec.structs.replace(chunks[-1], end=None, finish_reason=None)
-        said = [*chunks[:-1], last] if last.text else chunks[:-1]
+        said = [*chunks[:-1], last] if last.text or last.extra else chunks[:-1]
         return renderer.render(said) + sse.error(ending_error(end, self._answer.request_id))
 
     def _count(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
             self.tokens += len(chunk.token_ids)
         self._seq = chunks[-1].seq
+
+
+def _renderer(answer: Answer, request: CompletionRequest) -> Renderer:
+    kind = TextRenderer if request.task.kind == "completion" else StreamRenderer
+    return kind(
+        answer.request_id,
+        answer.created,
+        answer.model,
+        include_usage=request.include_usage,
+        choices=request.sampling.choices * max(1, len(request.task.prompts)),
+    )

@@ -1,4 +1,4 @@
-"""POST /chat/completions: the one route that speaks ASGI itself.
+"""POST /chat/completions, /completions and /embeddings: the routes that speak ASGI themselves.
 
 A full framework handler costs four times as much per request, and cannot hold back the status line. Authentication,
 errors and shapes are the same functions as everywhere.
@@ -6,6 +6,7 @@ errors and shapes are the same functions as everywhere.
 
 import asyncio
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -24,11 +25,18 @@ from shared.database.api_keys import Principal
 from shared.dispatch import Answer
 from shared.errors import DependencyUnavailable, InvalidRequest, Refusal
 from shared.openai.decode import decode_chat
+from shared.openai.decode_prompts import decode_completion, decode_embedding
 from shared.openai.request import CompletionRequest
 from shared.settings import ApiSettings
 from shared.submission import Submission
 
-CHAT_PATH: Final = "/chat/completions"
+Decode = Callable[[bytes], CompletionRequest]
+
+DECODERS: Final[dict[str, Decode]] = {
+    "/chat/completions": decode_chat,
+    "/completions": decode_completion,
+    "/embeddings": decode_embedding,
+}
 LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread
 IGNORED_NAMES_MOST: Final = 32
 IGNORED_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
@@ -38,14 +46,15 @@ WAIT_HEADER: Final = "Inferbase-Wait"
 logger = log.get_logger("chat")
 
 
-@asgi(CHAT_PATH, copy_scope=False)
-async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one completion that came by the framework's router (`api/app.py` says which do not)."""
-    await complete_chat(scope["litestar_app"].state.node, scope, receive, send)
+@asgi(list(DECODERS), copy_scope=False)
+async def completions(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request that came by the framework's router (`api/app.py` says which do not)."""
+    decode = next(decode for path, decode in DECODERS.items() if scope["path"].rstrip("/").endswith(path))
+    await complete(scope["litestar_app"].state.node, decode, scope, receive, send)
 
 
-async def complete_chat(node: Node, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one completion, streamed or whole."""
+async def complete(node: Node, decode: Decode, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request, streamed or whole."""
     exchange = exchange_of(scope)
     client = Client(exchange, send, slow_reader_seconds=node.settings.api.slow_reader_seconds)
     headers = dict(scope["headers"])
@@ -56,7 +65,7 @@ async def complete_chat(node: Node, scope: Scope, receive: Receive, send: Send) 
         principal = await node.authenticator.authenticate(headers.get(b"authorization"))
         body = await _read(node.settings.api, headers, exchange, receive)
         unread = False
-        request = await _decode(node, body)
+        request = await _decode(node, decode, body)
         submission = await _submission(node, principal, request, headers)
         with client:
             await _complete(node, client, submission, request)
@@ -73,10 +82,10 @@ async def _read(settings: ApiSettings, headers: dict[bytes, bytes], exchange: Ex
     return await read_body(headers, exchange, receive, most=most, seconds_most=seconds_most)
 
 
-async def _decode(node: Node, body: bytes) -> CompletionRequest:
+async def _decode(node: Node, decode: Decode, body: bytes) -> CompletionRequest:
     if len(body) <= LOOP_BODY_BYTES_MOST:
-        return decode_chat(body)
-    return await asyncio.get_running_loop().run_in_executor(node.decoders, decode_chat, body)
+        return decode(body)
+    return await asyncio.get_running_loop().run_in_executor(node.decoders, decode, body)
 
 
 async def _submission(
@@ -88,6 +97,7 @@ async def _submission(
         model=await node.catalogue.find(request.model),
         messages=request.messages,
         sampling=request.sampling,
+        task=request.task,
         stream=request.stream,
         patience_seconds=_patience_seconds(node.settings.api, request, headers.get(b"inferbase-wait")),
         key_concurrency=principal.key_concurrency,
@@ -102,9 +112,9 @@ async def _complete(node: Node, client: Client, submission: Submission, request:
     code: str | None = "client_left"
     try:
         if request.stream:
-            await relay.stream(include_usage=request.include_usage)
+            await relay.stream(request)
         else:
-            await relay.fold()
+            await relay.fold(request)
         code = None if answer.end is None else answer.end.code
     except Exception as error:
         refusal = error if isinstance(error, Refusal) else internal_error(error)

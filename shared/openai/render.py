@@ -1,7 +1,8 @@
-"""Chunks of one answer as server-sent events in OpenAI's shape; bytes in front of and behind the text are made once.
+"""Chunks of one chat as server-sent events in OpenAI's shape; bytes in front of and behind the text are made once.
 
 Source: CreateChatCompletionStreamResponse; the rules of the stream are in DESIGN section 7. What is not an event of a
-completed answer (pings, errors) is the business of `api/sse.py`.
+completed answer (pings, errors) is the business of `api/sse.py`, the legacy completions' events that of
+`render_text.py`.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from typing import Final
 import msgspec
 
 from shared.errors import BackendFailed
-from shared.openai.response import public_usage
-from shared.wire import Chunk, Usage
+from shared.openai.response import Logprobs, logprobs_body, public_usage
+from shared.wire import Chunk, ToolCallDelta, Usage
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -29,7 +30,7 @@ class StreamRenderer:
         self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % (
             _encode(request_id),
             created,
-            _text(model),
+            line_text(model),
         )
         usage = b',"usage":null' if include_usage else b""
         self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(choices)]
@@ -46,16 +47,18 @@ class StreamRenderer:
         """
         if len(chunks) == 1 and self._begun:
             (chunk,) = chunks
-            if chunk.text and chunk.finish_reason is None and chunk.end is None:  # nearly every call
-                return b"".join((self._text_heads[chunk.choice], _text(chunk.text), self._text_tail))
+            if chunk.text and chunk.finish_reason is None and chunk.end is None and chunk.extra is None:
+                return b"".join((self._text_heads[chunk.choice], line_text(chunk.text), self._text_tail))
         parts: list[bytes] = []
         for chunk in chunks:
             if not self._begun:
                 self._begun = True
                 parts.extend(self._roles())
-            if chunk.text:
+            if chunk.extra is not None:
+                parts.extend(self._extra(chunk))
+            elif chunk.text:
                 parts.append(self._text_heads[chunk.choice])
-                parts.append(_text(chunk.text))
+                parts.append(line_text(chunk.text))
                 parts.append(self._text_tail)
             if chunk.finish_reason is not None:
                 self._unfinished -= 1
@@ -70,6 +73,26 @@ class StreamRenderer:
         heads = [head.removesuffix(b'"content":') for head in self._text_heads]
         return [head + delta + self._text_tail for head in heads]
 
+    def _extra(self, chunk: Chunk) -> list[bytes]:
+        """Return the events of a chunk with more than text: reasoning, then text with its logprobs, then calls."""
+        extra = chunk.extra
+        assert extra is not None
+        deltas: list[dict[str, object]] = []
+        if extra.reasoning:
+            deltas.append({"reasoning_content": extra.reasoning})
+        if chunk.text:
+            deltas.append({"content": chunk.text})
+        deltas += [{"tool_calls": [_call(call)]} for call in extra.tool_calls]
+        if extra.logprobs and not deltas:
+            deltas.append({"content": ""})  # of tokens whose text is held back
+        logprobs = Logprobs(content=logprobs_body(extra.logprobs)) if extra.logprobs else None
+        parts: list[bytes] = []
+        for delta in deltas:
+            choice = {"index": chunk.choice, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+            parts += (self._head, line_json(choice), self._finish_tail[1:])
+            logprobs = None
+        return parts
+
     def _finish(self, choice: int, reason: str) -> bytes:
         middle = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b' % (choice, _encode(reason))
         return self._head + middle + self._finish_tail
@@ -82,11 +105,26 @@ class StreamRenderer:
         return self._head + b'],"usage":' + _encode(public_usage(usage)) + b"}\n\n" + DONE
 
 
-def _text(text: str) -> bytes:
+def line_text(text: str) -> bytes:
     """Return `text` as a JSON string without anything that any client takes for the end of a line."""
     encoded = _encode(text)
-    if not text.isascii():
-        for raw, escaped in _LINE_ENDS:
-            if raw in encoded:
-                encoded = encoded.replace(raw, escaped)
+    return encoded if text.isascii() else _one_line(encoded)
+
+
+def line_json(value: object) -> bytes:
+    """Return `value` as JSON without anything that any client takes for the end of a line."""
+    return _one_line(_encode(value))
+
+
+def _one_line(encoded: bytes) -> bytes:
+    for raw, escaped in _LINE_ENDS:
+        if raw in encoded:
+            encoded = encoded.replace(raw, escaped)
     return encoded
+
+
+def _call(call: ToolCallDelta) -> dict[str, object]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import BackendFailed
-from shared.openai.fold import Fold
+from shared.openai.fold import ChatFold
 from shared.openai.render import StreamRenderer
 from shared.wire import Chunk, End, FinishReason, Usage
 from tests.integration.api_edge import chunk, end, events
@@ -55,12 +55,12 @@ def add_up(found: list[Any], choices: int) -> list[dict[str, Any]]:
 @given(logs())
 def test_a_fold_of_the_rendered_stream_is_the_whole_answer(log: tuple[int, list[list[Chunk]]]) -> None:
     choices, batches = log
-    fold = Fold(choices)
+    fold = ChatFold(choices)
     for batch in batches:
         fold.add(batch)
     usage = batches[-1][-1].end
     assert usage is not None
-    whole = msgspec.to_builtins(fold.completion(ID, CREATED, MODEL, usage.usage))
+    whole = msgspec.to_builtins(fold.body(ID, CREATED, MODEL, usage.usage))
 
     *streamed, last, done = events(render(batches, choices=choices))
 
@@ -121,20 +121,20 @@ def test_held_back_text_makes_no_event() -> None:
 @pytest.mark.parametrize("reasons", [(None, None), ("stop", None)])
 def test_an_end_without_a_finish_reason_is_an_error_not_an_answer(reasons: tuple[FinishReason | None, ...]) -> None:
     chunks = [*(chunk(1, "a", choice=index, finish=reason) for index, reason in enumerate(reasons)), end(2)]
-    fold = Fold(2)
+    fold = ChatFold(2)
     fold.add(chunks)
 
     with pytest.raises(BackendFailed):
         render([chunks], choices=2)
     with pytest.raises(BackendFailed):
-        fold.completion(ID, CREATED, MODEL, Usage())
+        fold.body(ID, CREATED, MODEL, Usage())
 
 
 def test_a_whole_answer_has_every_key_that_openais_schema_requires() -> None:
-    fold = Fold()
+    fold = ChatFold()
     fold.add([chunk(1, "a", finish="stop")])
 
-    whole = msgspec.to_builtins(fold.completion(ID, CREATED, MODEL, Usage(3, 1, 2)))
+    whole = msgspec.to_builtins(fold.body(ID, CREATED, MODEL, Usage(3, 1, 2)))
 
     assert whole == {
         "id": ID,
