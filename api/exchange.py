@@ -89,5 +89,5 @@ class Exchange:
 
 
 def exchange_of(scope: Scope) -> Exchange:
-    """Return the exchange of a request on our own server."""
-    return cast(Exchange, (scope.get("extensions") or {})[EXTENSION])
+    """Take the exchange of a request on our own server out of its scope, where it would close a cycle of references."""
+    return cast("dict[str, Exchange]", scope["extensions"]).pop(EXTENSION)

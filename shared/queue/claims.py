@@ -48,6 +48,10 @@ class CancelToken:
         else:
             self._callbacks.append(callback)
 
+    def forget(self) -> None:
+        """Call nobody any more: the run has ended, and its callbacks would hold it in a cycle of references."""
+        self._callbacks.clear()
+
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What `run` gets. Where `close` is set the request must be ended by that code and never run."""
@@ -60,6 +64,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     first_claim_ms: int
     run_deadline_ms: int
     close: str | None
+    first_token_ms: int | None  # when an earlier attempt logged the first token
     cancel: CancelToken
 
 
@@ -92,6 +97,7 @@ class ClaimReader:
                     first_claim_ms=row[5],
                     run_deadline_ms=row[6],
                     close=row[7].decode() or None,
+                    first_token_ms=row[8] or None,
                     cancel=CancelToken(),
                 )
             )

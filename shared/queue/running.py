@@ -97,6 +97,7 @@ class RunningClaims:
 
     def _end(self, running: Running, _: "asyncio.Task[None]") -> None:
         request_id = running.claim.job.request_id
+        running.claim.cancel.forget()
         self.tasks.pop(f"{request_id}:{running.claim.attempt}", None)
         if self._by_id.get(request_id) is running:
             del self._by_id[request_id]

@@ -4,28 +4,33 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from shared.errors import EngineFailed
+from shared.errors import EngineFailed, InvalidRequest
+from shared.wire import TokenLogprob
 from workers.engines.base import Delta
 
 FinishReason = Literal["stop", "length"]
+Take = Callable[[Delta], bool]
 
 
 class DeltaQueue:
     """The deltas of one request; see Deltas. All methods are called on the event loop.
 
-    Invariant: `_waiter` is set only while nothing is made and the queue is open; `on_close` is called exactly once.
+    Invariant: `_waiter` is set only while nothing is made and the queue is open; `on_close` is called exactly once, and
+    forgotten before: it usually holds the run, which holds the queue.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_close: Callable[[], None]) -> None:
         self.closed = False
         self._loop = loop
-        self._on_close = on_close
+        self._on_close: Callable[[], None] | None = on_close
         self._made: list[int] = []
         self._texts: list[bytes] = []
+        self._logprobs: list[TokenLogprob] = []
         self._cached_tokens: int | None = None
         self._finish: FinishReason | None = None
-        self._error: EngineFailed | None = None
+        self._error: EngineFailed | InvalidRequest | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Take | None = None
 
     def __aiter__(self) -> "DeltaQueue":
         return self
@@ -38,12 +43,13 @@ class DeltaQueue:
                 raise StopAsyncIteration
             self._waiter = self._loop.create_future()
             await self._waiter
-        text = b"".join(self._texts) if self._texts else None
-        delta = Delta(0, tuple(self._made), self._finish, text, self._cached_tokens)
-        self._made.clear()
-        self._texts.clear()
-        self._finish = self._cached_tokens = None
+        delta = self._delta()
+        self._clear()
         return delta
+
+    def push_to(self, take: Take) -> None:
+        """Offer deltas to `take`; see Deltas."""
+        self._take = take
 
     async def aclose(self) -> None:
         """Abort the request; see Deltas."""
@@ -55,9 +61,10 @@ class DeltaQueue:
         if text is not None:
             self._texts.append(text)
 
-    def put_all(self, token_ids: Sequence[int]) -> None:
-        """Add tokens. Call `wake` after."""
+    def put_all(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> None:
+        """Add tokens, each with its logprob where they were asked for. Call `wake` after."""
         self._made += token_ids
+        self._logprobs += logprobs
 
     def tell_cached(self, cached_tokens: int) -> None:
         """Put `cached_tokens` on the next delta."""
@@ -69,18 +76,37 @@ class DeltaQueue:
             self._finish = reason
             self.close()
 
-    def close(self, error: EngineFailed | None = None) -> None:
+    def close(self, error: EngineFailed | InvalidRequest | None = None) -> None:
         """End without a reason, or with an `error`, behind what is made; nothing where it has ended."""
-        if not self.closed:
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
             self.closed = True
             self._error = error
-            self._on_close()
+            on_close()
             self.wake()
 
     def wake(self) -> None:
-        """Let the reader run, if one waits."""
+        """Let the reader run, or take what is made, if it waits."""
         waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if waiter is None:
+            return
+        if self._take is not None and self._made and not self.closed and not waiter.done():
+            try:
+                if self._take(self._delta()):
+                    self._clear()
+                    return
+            except Exception as error:  # the reader shall have it; the engine goes on for all others
+                waiter.set_exception(error)
+        self._waiter = None
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def _delta(self) -> Delta:
+        text = b"".join(self._texts) if self._texts else None
+        return Delta(0, tuple(self._made), self._finish, text, self._cached_tokens, tuple(self._logprobs))
+
+    def _clear(self) -> None:
+        self._made.clear()
+        self._texts.clear()
+        self._logprobs.clear()
+        self._finish = self._cached_tokens = None
