@@ -27,10 +27,13 @@ for i = 1, #entries, 4 do
     local chunk, log = sub(blob, from, to - 1), KEYS[2] .. id
     local added = redis.pcall('XADD', log, seq .. '-0', 'c', chunk)
     if type(added) ~= 'table' then
-      call('HSET', state, 'seq', seq)
       if seq == 1 then
-        local deadline = tonumber(call('HGET', state, 'deadline_ms')) or tonumber(call('TIME')[1]) * 1000
-        call('PEXPIREAT', log, deadline + ARGV[2])
+        local time = call('TIME')
+        local now = time[1] * 1000 + math.floor(time[2] / 1000)
+        call('HSET', state, 'seq', seq, 'first_token_ms', now)
+        call('PEXPIREAT', log, (tonumber(call('HGET', state, 'deadline_ms')) or now) + ARGV[2])
+      else
+        call('HSET', state, 'seq', seq)
       end
       call('PUBLISH', KEYS[3] .. id, chunk)
     elseif string.find(added.err, 'OOM', 1, true) then

@@ -1,8 +1,9 @@
 -- TAKE: what claim.lua and reap.lua share, put in front of both by scripts.py.
--- A row tells a claim: id, sealed job, attempt, last seq, deaths, first_claim_ms, run_deadline_ms, close code or ''.
+-- A row tells a claim: id, sealed job, attempt, last seq, deaths, first_claim_ms, run_deadline_ms, close code or '',
+-- first_token_ms or 0.
 local function read(id)
   local found = call('HMGET', STATE .. id, 'status', 'attempt', 'seq', 'deaths', 'key', 'cancel', 'queue_deadline_ms',
-    'deadline_ms', 'first_claim_ms', 'run_deadline_ms')
+    'deadline_ms', 'first_claim_ms', 'run_deadline_ms', 'first_token_ms')
   if not found[1] then
     return nil
   end
@@ -10,6 +11,7 @@ local function read(id)
     status = found[1], attempt = tonumber(found[2]) or 0, seq = tonumber(found[3]) or 0,
     deaths = tonumber(found[4]) or 0, key = found[5] or '', cancel = found[6], queue_deadline = tonumber(found[7]) or 0,
     deadline = tonumber(found[8]) or 0, first_claim = tonumber(found[9]), run_deadline = tonumber(found[10]),
+    first_token = tonumber(found[11]) or 0,
   }
 end
 
@@ -36,5 +38,5 @@ local function take(id, job, close, owner, now, lease_ms, run_ms)
     'run_deadline_ms', run_deadline, 'suspect', suspect, 'claimed_seq', job.seq)
   call('ZADD', LEASES, now + lease_ms, MEMBER .. id)
   local sealed = call('GET', JOB .. id) or ''
-  return { id, sealed, attempt, job.seq, job.deaths, first_claim, run_deadline, close or '' }
+  return { id, sealed, attempt, job.seq, job.deaths, first_claim, run_deadline, close or '', job.first_token }
 end

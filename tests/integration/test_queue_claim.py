@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from shared import keys
+from shared.clock import SystemClock
 from shared.connections import Redis
 from shared.queue.job_format import JobFormat
 from shared.wire import Seal, decode_chunk, encode
@@ -39,6 +41,22 @@ async def test_the_run_deadline_counts_from_the_first_claim_only(rig: Rig) -> No
     assert first.run_deadline_ms == first.first_claim_ms + 900_000
     assert (second.first_claim_ms, second.run_deadline_ms) == (first.first_claim_ms, first.run_deadline_ms)
     assert (second.attempt, second.owner) == (2, "own_b")
+
+
+async def test_a_claim_that_continues_knows_when_the_first_token_was_logged(rig: Rig) -> None:
+    await rig.enqueue()
+    first = await rig.claim_one()
+    before_ms = SystemClock().unix_ms()
+    await rig.append(first, 1)
+    after_ms = SystemClock().unix_ms()
+    await rig.append(msgspec.structs.replace(first, seq=1), 1)
+    await rig.keeper().release(MODEL, [(first.job.request_id, 1)])
+
+    second = await rig.claim_one("own_b")
+
+    assert first.first_token_ms is None
+    assert second.first_token_ms is not None
+    assert before_ms <= second.first_token_ms <= after_ms
 
 
 async def test_no_more_is_claimed_than_asked_for(rig: Rig) -> None:
