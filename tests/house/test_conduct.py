@@ -18,6 +18,7 @@ BROAD = {
     "workers/janitor/worker.py": (1, "upkeep loop: one failed sweep must not end the next"),
     "shared/batcher.py": (1, "carries the error of a batch to each of its waiters"),
     "shared/channel/subscription.py": (1, "carries the error of a push to who waits for the chunks"),
+    "workers/engines/delta_queue.py": (1, "carries the error of who takes a delta to who waits for the deltas"),
     "compose/stopping.py": (1, "carries the error of a helper thread to the thread that waits"),
 }
 BROAD_NAMES = {"Exception", "BaseException"}

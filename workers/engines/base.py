@@ -4,7 +4,7 @@ Engines are opened by `workers/engines/__init__.py`'s `open_engine`, which impor
 names an engine. One contract suite (`tests/contract/test_engine_contract.py`) runs on every engine.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -51,6 +51,12 @@ class Deltas(Protocol):
 
     async def __anext__(self) -> Delta:
         """Return the next delta, or raise StopAsyncIteration after the last one."""
+
+    def push_to(self, take: Callable[[Delta], bool]) -> None:
+        """Offer each delta but the last to `take` while `__anext__` waits; what it takes is not returned.
+
+        So no task is woken for a token. `take` must not wait; what it raises is raised in `__anext__`.
+        """
 
     async def aclose(self) -> None:
         """Abort the request and free its slot; nothing after the last delta. Always call it (`contextlib.aclosing`)."""

@@ -16,7 +16,8 @@ class DeltaQueue:
     """The deltas of one request; see Deltas. All methods are called on the event loop.
 
     Invariant: `_waiter` is set only while nothing is made and the queue is open; `on_close` is called exactly once, and
-    forgotten before: it usually holds the run, which holds the queue.
+    forgotten before: it usually holds the run, which holds the queue. A delta leaves in one of two ways: `__anext__`
+    returns it, or `_take` takes it while `__anext__` waits on.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_close: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ fence and a hand-over end without one: then the next owner finishes.
 """
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable
 from contextlib import aclosing
@@ -195,6 +196,8 @@ class _Run:
         self._last_token_at = self._owner.clock.monotonic()
         ids = [*prompt_ids, *emitted]
         async with aclosing(engine.generate(job.request_id, ids, sampling, emitted=len(emitted))) as deltas:
+            if not job.sampling.stop:  # a stop string may end the answer at any token, which takes the task
+                deltas.push_to(functools.partial(self._take_soon, stream))
             async for delta in deltas:
                 if await self._take(delta, stream):
                     return
@@ -206,21 +209,35 @@ class _Run:
         # taken, so that a cut here leaves no position, token or text behind that never reached the log.
         if delta.finish_reason is None and self._appended is not None and await self._appended not in endings.APPENDED:
             raise FenceLost
-        text = stream.push(delta.token_ids, delta.text)
-        self._last_token_at = self._owner.clock.monotonic()
-        if self._first_token_ms is None and self._claim.seq == 0:
-            self._first_token_ms = self._owner.clock.unix_ms()
-            self._cached_tokens = min(delta.cached_tokens or 0, self._prompt_tokens)
+        text = self._text_of(delta, stream)
         if stream.stopped or delta.finish_reason is not None:
             if not stream.stopped:
                 text += stream.finish()
             reason: FinishReason = "stop" if stream.stopped else delta.finish_reason or "stop"
             await self._finish("completed", reason=reason, text=text, token_ids=delta.token_ids)
             return True
+        self._log(delta, text)
+        return False
+
+    def _take_soon(self, stream: TextStream, delta: Delta) -> bool:
+        """Log one delta while the task sleeps; False where the task must see to the append before it."""
+        appended = self._appended
+        if appended is not None and not (appended.done() and appended.result() in endings.APPENDED):
+            return False
+        self._log(delta, self._text_of(delta, stream))
+        return True
+
+    def _text_of(self, delta: Delta, stream: TextStream) -> str:
+        self._last_token_at = self._owner.clock.monotonic()
+        if self._first_token_ms is None and self._claim.seq == 0:
+            self._first_token_ms = self._owner.clock.unix_ms()
+            self._cached_tokens = min(delta.cached_tokens or 0, self._prompt_tokens)
+        return stream.push(delta.token_ids, delta.text)
+
+    def _log(self, delta: Delta, text: str) -> None:
         chunk = self._next_chunk(text, delta.token_ids)
         self._completion_tokens += len(delta.token_ids)
         self._appended = self._owner.writer.append(self.fence, chunk)
-        return False
 
     def _next_chunk(
         self,
