@@ -23,7 +23,8 @@ class ReaderWatch:
     async def look(self, readers: Collection[str]) -> set[str]:
         """Return those of `readers` without a sign of life for `no_reader_seconds`; others are forgotten.
 
-        A reader that was never seen alive counts from the first look.
+        A reader that was never seen alive counts from the first look: its key may be gone because Redis was away, and
+        then a living node needs its pause between two beats and a beat that times out to show itself again.
         """
         self._alive_at = {reader: at for reader, at in self._alive_at.items() if reader in readers}
         if not readers:
