@@ -188,5 +188,5 @@ def test_kept_template_text_gives_the_same_pieces_as_a_rendering(roles: tuple[st
 
     first, again = template.render(messages), template.render(messages)
 
-    rendered = template._pieces([(message.role, message.content) for message in messages])
+    rendered = template._pieces([(message.role, message) for message in messages])
     assert first == again == rendered

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from shared.errors import InvalidRequest
-from shared.wire import Message
+from shared.wire import PLAIN_CHAT, Message, Task
 from workers.engines.base import Engine
 from workers.inference.template import PLAIN_WORDS, ROLES, ChatTemplate, Piece
 
 KEPT_PIECES_MOST: Final = 4096  # distinct template pieces whose ids are kept
+KEPT_CHARACTERS_MOST: Final = 4096  # of one piece: those with a client's tools are longer
 PROBE_MESSAGES_MOST: Final = 3
 PROBE_BYTES: Final = ("x", "1", "?", "\n", " ")
 
@@ -25,26 +26,38 @@ class PromptBuilder:
         self._tokenizer = engine.tokenizer
         self._context = engine.context
         self._prefix = engine.prompt_prefix_ids
-        self._template = ChatTemplate(engine.chat_template, engine.template_variables)
+        self.template: Final = ChatTemplate(engine.chat_template, engine.template_variables, is_text=self._is_text)
         self._kept: dict[str, list[int]] = {}
         self.template_tokens, self.message_tokens = self._measure()
 
-    def build(self, messages: Sequence[Message]) -> list[int]:
+    def build(self, messages: Sequence[Message], task: Task = PLAIN_CHAT) -> list[int]:
         """Return the ids of the prompt, (prompt_tokens,).
 
         Raises InvalidRequest where the template does not take the messages, or, code context_length_exceeded, where
         they cannot fit however well they compress; a prompt that is only a little too long is the caller's to refuse.
         """
-        content_bytes = sum(len(message.content.encode()) for message in messages)
+        self._check_bytes(sum(len(message.content.encode()) for message in messages), "messages")
+        return self._ids(self.template.render(messages, task))
+
+    def build_bare(self, prompt: str | Sequence[int]) -> list[int]:
+        """Return the ids of a prompt without a template: a text behind the model's own prefix, or the ids as given."""
+        if not isinstance(prompt, str):
+            return list(prompt)
+        self._check_bytes(len(prompt.encode()), "prompt")
+        return [*self._prefix, *self._tokenizer.encode(prompt, special=False)]
+
+    def _check_bytes(self, content_bytes: int, param: str) -> None:
         tokens_least = content_bytes // self._tokenizer.longest_token_bytes
         if tokens_least > self._context:
             raise InvalidRequest(
-                f"This model's maximum context length is {self._context} tokens. However, your messages hold at least "
-                f"{tokens_least} tokens. Please reduce the length of the messages.",
+                f"This model's maximum context length is {self._context} tokens. However, your {param} hold at least "
+                f"{tokens_least} tokens. Please reduce the length of the {param}.",
                 code="context_length_exceeded",
-                param="messages",
+                param=param,
             )
-        return self._ids(self._template.render(messages))
+
+    def _is_text(self, text: str) -> bool:
+        return self._tokenizer.encode(text, special=True) == self._tokenizer.encode(text, special=False)
 
     def _ids(self, pieces: Sequence[Piece]) -> list[int]:
         ids: list[int] = []
@@ -57,7 +70,7 @@ class PromptBuilder:
         ids = self._kept.get(text)
         if ids is None:
             ids = self._tokenizer.encode(text, special=True)
-            if len(self._kept) < KEPT_PIECES_MOST:
+            if len(self._kept) < KEPT_PIECES_MOST and len(text) <= KEPT_CHARACTERS_MOST:
                 self._kept[text] = ids
         return ids
 

@@ -3,14 +3,14 @@
 Every content is put between unguessable marks, its outer whitespace outside of them, so that a template may trim it. A
 template that looks into contents could decide otherwise because of the marks: such a one is rendered a second time
 without them, and both texts must agree. At load it is tried on conversations of all roles; one whose marked text
-differs even for plain words cannot be used at all.
+differs even for plain words cannot be used at all. Strings of tools and calls are marked only where they hold what the
+tokenizer would take for more than text: templates look into them (`workers/inference/conversation.py`).
 """
 
 import datetime
 import json
-import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import jinja2
@@ -18,7 +18,8 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.errors import InvalidRequest, SettingsInvalid
-from shared.wire import Message
+from shared.wire import PLAIN_CHAT, Message, Task, Tool, ToolCall, ToolUse
+from workers.inference.conversation import EXTRA, Marks, reasoning_variables, tools_of, turn_of
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 PLAIN_WORDS: Final = "plain words"
@@ -38,6 +39,18 @@ TEMPLATE_ERRORS: Final = (
 )
 
 
+PROBE_FUNCTION: Final = "probe_of_functions"
+PROBE_TURN: Final = Message("user", PLAIN_WORDS)
+PROBE_TASK: Final = Task(tool_use=ToolUse((Tool(PROBE_FUNCTION, "", '{"type":"object","properties":{}}'),)))
+PROBE_CALL: Final = (
+    PROBE_TURN,
+    Message("assistant", "", tool_calls=(ToolCall("call00001", PROBE_FUNCTION, "{}"),)),
+    Message("tool", PLAIN_WORDS, tool_call_id="call00001"),
+)
+
+Turn = tuple[str, Message]  # the role that the template knows it by
+
+
 class Piece(NamedTuple):
     """A run of characters of one origin."""
 
@@ -48,43 +61,60 @@ class Piece(NamedTuple):
 class ChatTemplate:
     """A compiled template. SettingsInvalid where it does not compile or cannot keep contents apart."""
 
-    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
-        mark = secrets.token_hex(16)
-        self._open, self._close = f"[{mark}(", f"){mark}]"
-        self._marks = re.compile(re.escape(self._open) + r"(\d+);(.*?)" + re.escape(self._close), re.DOTALL)
+    def __init__(
+        self, source: str, variables: Mapping[str, str], *, is_text: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """`is_text` tells whether the tokenizer takes a string for nothing but text, as the template's own or not."""
+        self._marks = Marks(secrets.token_hex(16), is_text)
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise SettingsInvalid(f"the model's chat template does not compile: {error}") from None
+        self._source = source
         self._variables = dict(variables)
         self.roles: Final = self._supported_roles()
         self.inspects_content: Final = self._inspects_content()
+        self.takes_tools: Final = self._shows([PROBE_TURN], PROBE_TASK)
+        self.takes_calls: Final = self._shows(PROBE_CALL, PLAIN_CHAT)
         # Where contents cannot change a template's own text, that text depends on the roles alone and is kept.
         self._kept: dict[tuple[str, ...], list[str]] | None = None
         if not self.inspects_content and "strftime_now" not in source:
             self._kept = {}
 
-    def render(self, messages: Sequence[Message]) -> list[Piece]:
-        """Return the prompt's text in pieces. InvalidRequest where the template does not take this conversation."""
-        turns = [(self._role(message.role), message.content) for message in messages]
-        if self._kept is not None and all(_is_plain(content) for _, content in turns):
-            return self._fill(self._kept, turns)
-        pieces = self._pieces(turns)
-        if self.inspects_content and _joined(pieces) != self._text(turns):
+    def render(self, messages: Sequence[Message], task: Task = PLAIN_CHAT) -> list[Piece]:
+        """Return the prompt's text in pieces.
+
+        Raises InvalidRequest where the template does not take this conversation, or, `unsupported_parameter`, where it
+        has no place for tools, calls or a reasoning effort.
+        """
+        turns = [(self._role(message.role), message) for message in messages]
+        plain = task is PLAIN_CHAT or (task.tool_use is None and task.reasoning_effort is None)
+        plain = plain and not any(message.tool_calls or message.reasoning for message in messages)
+        if plain and self._kept is not None and all(_is_plain(message.content) for message in messages):
+            return self._fill(self._kept, [(role, message.content) for role, message in turns])
+        self._check(messages, task)
+        pieces = self._pieces(turns, task)
+        if self.inspects_content and _joined(pieces) != self._text(turns, task):
             raise InvalidRequest(
                 "The messages hold text that this model's chat template keeps for itself.", param="messages"
             )
         return pieces
+
+    def _check(self, messages: Sequence[Message], task: Task) -> None:
+        if task.tool_use is not None and task.tool_use.choice != "none" and not self.takes_tools:
+            raise _unsupported("tools", "This model's chat template has no place for tools.")
+        if not self.takes_calls and any(message.tool_calls for message in messages):
+            raise _unsupported("messages", "This model's chat template has no place for tool calls.")
 
     def _fill(self, kept: dict[tuple[str, ...], list[str]], turns: Sequence[tuple[str, str]]) -> list[Piece]:
         """Return the pieces of plain contents, from the template's text around the contents of these roles."""
         roles = tuple(role for role, _ in turns)
         around = kept.get(roles)
         if around is None:
-            probe = self._pieces([(role, f"{PLAIN_WORDS} {index}") for index, role in enumerate(roles)])
+            probe = self._pieces([_turn(role, f"{PLAIN_WORDS} {index}") for index, role in enumerate(roles)])
             around = _around(probe, len(turns))
             if around is None:
-                return self._pieces(turns)
+                return self._pieces([_turn(role, content) for role, content in turns])
             if len(kept) < KEPT_ROLES_MOST:
                 kept[roles] = around
         pieces = [Piece(around[0], False)] if around[0] else []
@@ -94,32 +124,29 @@ class ChatTemplate:
                 pieces.append(Piece(text, False))
         return pieces
 
-    def _pieces(self, turns: Sequence[tuple[str, str]]) -> list[Piece]:
-        rendered = self._text([(role, self._marked(index, content)) for index, (role, content) in enumerate(turns)])
+    def _pieces(self, turns: Sequence[Turn], task: Task = PLAIN_CHAT) -> list[Piece]:
+        rendered = self._text(turns, task, marked=True)
         pieces: list[Piece] = []
-        seen: set[int] = set()
+        seen: set[str] = set()
         after = 0
-        for match in self._marks.finditer(rendered):
+        for match in self._marks.pattern.finditer(rendered):
             pieces += (Piece(rendered[after : match.start()], False), Piece(match[2], True))
-            seen.add(int(match[1]))
+            seen.add(match[1])
             after = match.end()
         pieces.append(Piece(rendered[after:], False))
-        wanted = {index for index, (_, content) in enumerate(turns) if content.strip()}
-        if seen != wanted or any(self._open in text or self._close in text for text, _ in pieces):
+        wanted = {str(index) for index, (_, message) in enumerate(turns) if message.content.strip()}
+        if seen - {EXTRA} != wanted or any(self._marks.remain(text) for text, _ in pieces):
             raise InvalidRequest("This model's chat template cannot take these messages.", param="messages")
         return [piece for piece in pieces if piece.text]
 
-    def _marked(self, index: int, content: str) -> str:
-        core = content.strip()
-        if not core:
-            return content
-        before, after = content[: content.index(core)], content[content.index(core) + len(core) :]
-        return f"{before}{self._open}{index};{core}{self._close}{after}"
-
-    def _text(self, turns: Sequence[tuple[str, str]]) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns]
+    def _text(self, turns: Sequence[Turn], task: Task = PLAIN_CHAT, *, marked: bool = False) -> str:
+        marks = self._marks if marked else None
+        messages = [turn_of(index, role, message, marks) for index, (role, message) in enumerate(turns)]
+        variables = self._variables | reasoning_variables(self._source, task.reasoning_effort)
+        if task.tool_use is not None and task.tool_use.choice != "none":
+            variables["tools"] = tools_of(task.tool_use, marks)
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._variables)
+            return self._template.render(messages=messages, add_generation_prompt=True, **variables)
         except InvalidRequest:
             raise
         except TEMPLATE_ERRORS:
@@ -143,7 +170,8 @@ class ChatTemplate:
                 found.add(role)
         return frozenset(found)
 
-    def _takes(self, turns: Sequence[tuple[str, str]]) -> bool:
+    def _takes(self, spoken: Sequence[tuple[str, str]]) -> bool:
+        turns = [_turn(role, content) for role, content in spoken]
         try:
             return _joined(self._pieces(turns)) == self._text(turns)
         except InvalidRequest:
@@ -161,12 +189,27 @@ class ChatTemplate:
                         return True
         return False
 
-    def _renders(self, turns: Sequence[tuple[str, str]]) -> bool:
+    def _renders(self, spoken: Sequence[tuple[str, str]]) -> bool:
         try:
-            self._text(turns)
+            self._text([_turn(role, content) for role, content in spoken])
         except InvalidRequest:
             return False
         return True
+
+    def _shows(self, messages: Sequence[Message], task: Task) -> bool:
+        """Tell whether the function of a probe appears in the prompt."""
+        try:
+            return PROBE_FUNCTION in self._text([(message.role, message) for message in messages], task)
+        except InvalidRequest:
+            return False
+
+
+def _turn(role: str, content: str) -> Turn:
+    return role, Message(role, content)
+
+
+def _unsupported(param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(why, code="unsupported_parameter", param=param)
 
 
 def _is_plain(content: str) -> bool:
