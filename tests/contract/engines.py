@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from shared.wire import Message
 from workers.engines import open_engine
@@ -19,10 +20,10 @@ def opened(name: str, *, slots: int = 2, context: int = CONTEXT, **script: str) 
 
 
 def sampling(
-    max_tokens: int = 8, *, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
+    max_tokens: int = 8, *, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None, **more: Any
 ) -> EngineSampling:
     """Greedy, unless told otherwise."""
-    return EngineSampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return EngineSampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, **more)
 
 
 def prompt(engine: Engine, text: str = "Tell me a story.") -> list[int]:
@@ -33,6 +34,11 @@ def prompt(engine: Engine, text: str = "Tell me a story.") -> list[int]:
 async def collect(deltas: Deltas) -> list[Delta]:
     """All deltas of an answer."""
     return [delta async for delta in deltas]
+
+
+def text(engine: Engine, deltas: Sequence[Delta]) -> str:
+    """The text of an answer."""
+    return b"".join(map(engine.tokenizer.token_bytes, ids(deltas))).decode()
 
 
 def ids(deltas: Sequence[Delta]) -> list[int]:

@@ -9,15 +9,47 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from shared.wire import TokenLogprob
+
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine does itself; what it does not is refused by name or done by us."""
+    """What an engine really does; what it does not is refused by name: `workers/engines/validation.py`."""
 
     seed: bool
     logprobs: bool
-    penalties: bool
+    penalties: bool  # presence and frequency
+    repetition_penalty: bool
     logit_bias: bool
+    top_k: bool
+    min_p: bool
     guided_decoding: bool
+    embeddings: bool
+
+
+class GuideForm(msgspec.Struct, frozen=True):
+    """A text with JSON in it: `prefix`, JSON of `schema` (the JSON text of a JSON Schema), `suffix`."""
+
+    prefix: str
+    schema: str
+    suffix: str
+
+
+class EngineGuide(msgspec.Struct, frozen=True, kw_only=True):
+    """What the whole answer must be: one of `forms`, or several with `separator` between them where there is one.
+
+    With a `trigger`, with which the prefix of every form begins, free text may come first, or be all: a form is
+    enforced from there on. `param` names the public field to blame where a schema is of no use.
+    JSON is written with one space behind each comma and colon and no other whitespace.
+
+        any JSON object   forms=(GuideForm("", '{"type": "object"}', ""),)
+        tool calls        forms=(GuideForm('<tool_call>\\n{"name": "f", "arguments": ', schema, "}\\n</tool_call>"), …),
+                          separator="\\n" where calls may be parallel, trigger="<tool_call>" where none is required
+    """
+
+    forms: tuple[GuideForm, ...]
+    param: str
+    separator: str | None = None
+    trigger: str | None = None
 
 
 class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +59,14 @@ class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float  # [0, 2]; 0 = greedy
     top_p: float  # (0, 1]
     seed: int | None  # [0, 2^63)
+    presence_penalty: float = 0.0  # [-2, 2]
+    frequency_penalty: float = 0.0  # [-2, 2]
+    repetition_penalty: float = 1.0  # (0, 2]
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # [0, 1]
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, bias in [-100, 100])
+    top_logprobs: int | None = None  # None: no logprobs; 0 to 20: so many alternatives beside each token's own
+    guide: EngineGuide | None = None
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -41,6 +81,14 @@ class Delta(msgspec.Struct, frozen=True):
     finish_reason: Literal["stop", "length"] | None = None
     text: bytes | None = None  # where the engine's text is not its tokens' (the simulator's stamps); else None
     cached_tokens: int | None = None  # of the prompt, on the first delta, where the engine knows
+    logprobs: tuple[TokenLogprob, ...] = ()  # one per token id, where asked for
+
+
+class Embedding(msgspec.Struct, frozen=True):
+    """What a prompt means to the model: `vector` (dimensions,) of unit length."""
+
+    vector: tuple[float, ...]
+    prompt_tokens: int
 
 
 class Deltas(Protocol):
@@ -122,8 +170,16 @@ class Engine(Protocol):
 
         `prompt_token_ids` (prompt_tokens,) includes the last `emitted` ids already answered by an earlier attempt;
         `sampling.max_tokens` counts only what is still to come. A delta holds all tokens made since the last one was
-        taken. Raises InvalidRequest at once, before the engine sees a bad request; EngineFailed from the iterator, or
-        EngineDead where the process must exit.
+        taken. Raises InvalidRequest at once, before the engine sees a bad request, or from the iterator before the
+        first delta where the guide is bad; EngineFailed from the iterator, also where the engine cannot take up a
+        guided answer behind its emitted ids; EngineDead where the process must exit.
+        """
+
+    async def embed(self, request_id: str, prompts: Sequence[Sequence[int]]) -> list[Embedding]:
+        """Return an embedding for each of `prompts`, token ids each. `abort` ends it with EngineFailed.
+
+        Raises InvalidRequest for an empty or too long prompt, and where the engine has not the capability;
+        EngineFailed or EngineDead as `generate`.
         """
 
     async def abort(self, request_id: str) -> None:

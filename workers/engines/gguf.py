@@ -60,6 +60,7 @@ class GgufHead(msgspec.Struct, frozen=True, kw_only=True):
     eos_id: int | None
     add_bos: bool
     end_ids: frozenset[int]
+    pooled: bool  # whether the file says how its tokens' vectors become one
 
     def text_of(self, token_id: int | None) -> str:
         """Return a special token's text; empty for None."""
@@ -93,6 +94,7 @@ def read_head(path: Path) -> GgufHead:
         eos_id=eos,
         add_bos=bool(keys.get("tokenizer.ggml.add_bos_token", kind == "llama")),
         end_ids=frozenset(named | ends),
+        pooled=bool(keys.get(f"{keys.get('general.architecture')}.pooling_type", 0)),
     )
 
 

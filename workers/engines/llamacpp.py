@@ -14,22 +14,30 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from shared import log
-from shared.errors import EngineDead, EngineFailed
-from workers.engines.base import Capabilities, Deltas, EngineOptions, EngineSampling
+from shared.errors import EngineDead, EngineFailed, InvalidRequest
+from workers.engines.base import Capabilities, Deltas, Embedding, EngineOptions, EngineSampling
 from workers.engines.delta_queue import DeltaQueue
 from workers.engines.gguf import GgufHead, read_head
-from workers.engines.llamacpp_stream import CompletionStream
+from workers.engines.grammar import Grammars, write_grammar
+from workers.engines.llamacpp_request import completion_body, http_request, seeded
+from workers.engines.llamacpp_stream import CompletionStream, GuideFollower
 from workers.engines.llamacpp_tokenizer import LlamaTokenizer
-from workers.engines.validation import check_request, parse_options
+from workers.engines.validation import (
+    check_embedding,
+    check_engine_sampling,
+    check_request,
+    parse_options,
+    unsupported,
+)
 
 DEMO_MODEL: Final = Path(__file__).parents[2] / "infra" / "demo_model" / "inferbase-demo.gguf"
 SLOTS_DEFAULT: Final = 4
@@ -37,12 +45,22 @@ SMALL_MODEL_BYTES: Final = 64 * 2**20  # below, one thread is fastest
 BATCH_TOKENS: Final = 512  # of a prompt at once; an abort waits for one batch
 PING_SECONDS: Final = 1
 SPARE_HTTP_THREADS: Final = 4  # beside one per running request
-SEED_LIMIT: Final = 2**32 - 1  # the engine's own; the limit itself means "random"
+EUCLIDEAN: Final = 2  # a vector of unit length
+POOLING: Final = {name: f"LLAMA_POOLING_TYPE_{name.upper()}" for name in ("mean", "cls", "last")}
 CLOSE_SECONDS_MOST: Final = 5.0
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
+Result = TypeVar("Result")
+
 logger = log.get_logger("llamacpp")
+
+
+class _Vectors(msgspec.Struct):
+    embedding: list[tuple[float, ...]]
+
+
 _encode: Final = msgspec.json.Encoder().encode
+_decode_vectors: Final = msgspec.json.Decoder(list[_Vectors]).decode
 
 
 class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +71,8 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=0, le=256)] = 0  # requests running at once; 0: SLOTS_DEFAULT
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  # -1: as many as fit
     cache_prompt: bool = False  # reuse the prompts of earlier requests, whoever sent them
+    embeddings: bool = False  # also make embeddings; a prompt is then worked on at once, which takes more memory
+    pooling: Literal["", "mean", "cls", "last"] = ""  # of embeddings; empty: the file's own, else mean
 
 
 @asynccontextmanager
@@ -72,13 +92,20 @@ async def open_llamacpp(options: EngineOptions) -> AsyncIterator["LlamaCpp"]:
 class LlamaCpp:
     """One loaded GGUF model; see Engine."""
 
-    capabilities: Final = Capabilities(
-        seed=True, logprobs=False, penalties=False, logit_bias=False, guided_decoding=False
-    )
-
     def __init__(
         self, options: EngineOptions, own: LlamaOptions, *, path: Path, head: GgufHead, socket_path: str
     ) -> None:
+        self.capabilities: Final = Capabilities(
+            seed=True,
+            logprobs=True,
+            penalties=True,
+            repetition_penalty=True,
+            logit_bias=True,
+            top_k=True,
+            min_p=True,
+            guided_decoding=True,
+            embeddings=own.embeddings,
+        )
         self.model: Final = options.model
         self.context: Final = min(options.context, head.context or options.context)
         self.slots: Final = options.slots or own.slots or SLOTS_DEFAULT
@@ -94,11 +121,12 @@ class LlamaCpp:
         self._socket_path = socket_path
         self._key = secrets.token_hex(32)
         self._cache_prompt = own.cache_prompt
-        self._server: Any = _start_server(self._parameters(own, path))
+        self._server: Any = _start_server(self._parameters(own, path, head))
         self.tokenizer: Final = LlamaTokenizer(head, socket_path=socket_path, key=self._key)
+        self._grammars = Grammars(self.tokenizer, vocabulary=self.tokenizer.vocabulary, end_token_ids=head.end_ids)
         self._line = asyncio.Semaphore(self.slots)
         self._queues: dict[str, DeltaQueue] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._steps = 0
 
     def generate(
@@ -108,15 +136,25 @@ class LlamaCpp:
         check_request(
             prompt_token_ids, sampling, context=self.context, vocabulary=self.tokenizer.vocabulary, emitted=emitted
         )
+        check_engine_sampling(sampling, self.capabilities)
         older = self._queues.get(request_id)
         if older is not None:
             older.close()
         queue = DeltaQueue(asyncio.get_running_loop(), lambda: self._leave(request_id, task))
         self._queues[request_id] = queue
-        task = asyncio.create_task(self._serve(queue, self._request(prompt_token_ids, sampling)), name=request_id)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if sampling.guide is None:
+            serving = self._serve(queue, self._request(prompt_token_ids, sampling, emitted), sampling.top_logprobs)
+        else:
+            serving = self._serve_guided(queue, prompt_token_ids, seeded(request_id, sampling), emitted)
+        task = self._own(serving, request_id)
         return queue
+
+    async def embed(self, request_id: str, prompts: Sequence[Sequence[int]]) -> list[Embedding]:
+        """Return the model's vectors, each prompt in a slot of its own; see Engine."""
+        if not self.capabilities.embeddings:
+            raise unsupported("model")
+        check_embedding(prompts, context=self.context, vocabulary=self.tokenizer.vocabulary)
+        return [await self._own(self._embed(prompt), request_id) for prompt in prompts]
 
     async def abort(self, request_id: str) -> None:
         """Free the slot of a request; see Engine."""
@@ -168,10 +206,34 @@ class LlamaCpp:
         del self._queues[request_id]
         task.cancel()
 
-    async def _serve(self, queue: DeltaQueue, request: bytes) -> None:
+    def _own(self, work: Coroutine[Any, Any, Result], name: str) -> "asyncio.Task[Result]":
+        """Run `work` as a task that `close` waits for."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _serve_guided(
+        self, queue: DeltaQueue, prompt_token_ids: Sequence[int], sampling: EngineSampling, emitted: int
+    ) -> None:
+        """Serve behind a guide. The engine, which answers unguided where it cannot read one, is followed."""
+        assert sampling.guide is not None
+        try:
+            matcher = await self._grammars.open(sampling.guide)
+        except InvalidRequest as error:
+            queue.close(error)
+            return
+        follower = GuideFollower(matcher, prompt_token_ids[len(prompt_token_ids) - emitted :], self.end_token_ids)
+        request = self._request(prompt_token_ids, sampling, emitted, write_grammar(sampling.guide))
+        await self._serve(queue, request, sampling.top_logprobs, follower)
+
+    async def _serve(
+        self, queue: DeltaQueue, request: bytes, top_logprobs: int | None, follower: GuideFollower | None = None
+    ) -> None:
         """Wait for a slot and hold it until the answer has ended, well or not."""
         async with self._line:
             stream = CompletionStream(request, queue, self.tokenizer, self._pulse)
+            stream.top_logprobs, stream.follower = top_logprobs, follower
             try:
                 loop = asyncio.get_running_loop()
                 transport, _ = await loop.create_unix_connection(lambda: stream, self._socket_path)
@@ -183,41 +245,35 @@ class LlamaCpp:
             finally:
                 transport.abort()
 
+    async def _embed(self, prompt_token_ids: Sequence[int]) -> Embedding:
+        body = _encode({"content": list(prompt_token_ids), "embd_normalize": EUCLIDEAN})
+        async with self._line:
+            answer = await asyncio.to_thread(self.tokenizer.ask, "/embedding", body)
+        self._pulse()
+        return Embedding(_decode_vectors(answer)[0].embedding[0], len(prompt_token_ids))
+
     def _pulse(self) -> None:
         self._steps += 1
 
-    def _request(self, prompt_token_ids: Sequence[int], sampling: EngineSampling) -> bytes:
-        """Return the HTTP request: plain sampling, without the engine's own defaults."""
-        body: dict[str, Any] = {
-            "prompt": list(prompt_token_ids),
-            "n_predict": sampling.max_tokens,
-            "stream": True,
-            "return_tokens": True,
-            "return_progress": True,
-            "cache_prompt": self._cache_prompt,
-            "samplers": ["temperature", "top_p"],
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "repeat_penalty": 1.0,
-            "response_fields": ["stop_type", "tokens_predicted"],
-        }
-        if sampling.seed is not None:
-            body["seed"] = sampling.seed % SEED_LIMIT
-        data = _encode(body)
-        head = (
-            f"POST /completion HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + data
+    def _request(
+        self, prompt_token_ids: Sequence[int], sampling: EngineSampling, emitted: int = 0, grammar: str | None = None
+    ) -> bytes:
+        body = completion_body(prompt_token_ids, sampling, emitted=emitted, context=self.context, grammar=grammar)
+        return http_request("/completion", self._key, body | {"cache_prompt": self._cache_prompt})
 
-    def _parameters(self, own: LlamaOptions, path: Path) -> Any:
-        from xllamacpp import CommonParams
+    def _parameters(self, own: LlamaOptions, path: Path, head: GgufHead) -> Any:
+        from xllamacpp import CommonParams, llama_pooling_type
 
         parameters = CommonParams()
         parameters.model.path = str(path)
         parameters.n_ctx = self.context * self.slots  # the engine shares it out among its slots
         parameters.n_parallel = self.slots
         parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
+        if own.embeddings:
+            parameters.embedding = True
+            parameters.n_batch = parameters.n_ubatch = max(BATCH_TOKENS, self.context)  # a prompt is embedded at once
+            if own.pooling or not head.pooled:
+                parameters.pooling_type = getattr(llama_pooling_type, POOLING[own.pooling or "mean"])
         parameters.n_gpu_layers = own.gpu_layers
         small = path.stat().st_size < SMALL_MODEL_BYTES
         threads = own.threads or (1 if small else max(1, len(os.sched_getaffinity(0)) - 1))

@@ -49,7 +49,7 @@ class LlamaTokenizer:
         if not text:
             return []
         body = _encode({"content": text, "add_special": False, "parse_special": special})
-        return _decode_ids(self._ask("/tokenize", body)).tokens
+        return _decode_ids(self.ask("/tokenize", body)).tokens
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes a token stands for; empty for special tokens."""
@@ -79,7 +79,8 @@ class LlamaTokenizer:
     def _ids(self) -> dict[bytes, int]:
         return {data: token_id for token_id, data in enumerate(self._bytes) if data}
 
-    def _ask(self, path: str, body: bytes) -> bytes:
+    def ask(self, path: str, body: bytes) -> bytes:
+        """Return the engine's answer to a POST. EngineFailed where it refuses, EngineDead where nobody answers."""
         for fresh in (False, True):  # the engine closes a connection that idles
             connection = self._connection(fresh)
             try:
@@ -93,7 +94,7 @@ class LlamaTokenizer:
                     raise EngineDead(f"The engine does not answer: {error!r}") from None
                 continue
             if answer.status != http.HTTPStatus.OK:
-                raise EngineFailed(f"The engine could not tokenise a text: status {answer.status}.")
+                raise EngineFailed(f"The engine refused {path}: status {answer.status}.")
             return data
         raise AssertionError("a fresh connection answers or raises")
 

@@ -10,16 +10,18 @@ import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from types import MappingProxyType
 from typing import Final
 
-from shared.errors import EngineFailed, SettingsInvalid
-from workers.engines.base import Capabilities, Deltas, EngineOptions, EngineSampling
+from shared.errors import EngineFailed, InvalidRequest, SettingsInvalid
+from workers.engines.base import Capabilities, Deltas, Embedding, EngineGuide, EngineOptions, EngineSampling
 from workers.engines.delta_queue import DeltaQueue
+from workers.engines.grammar import Grammars
+from workers.engines.simulator_guided import embedding, guided_ids
 from workers.engines.simulator_script import Answer, Script
 from workers.engines.simulator_words import IM_END, IM_START, VOCABULARY_SIZE, SimulatorTokenizer
-from workers.engines.validation import check_request, parse_options
+from workers.engines.validation import check_embedding, check_engine_sampling, check_request, parse_options
 
 OUT_OF_MEMORY_STATUS: Final = 137  # 128 + SIGKILL, as the kernel's out-of-memory killer leaves it
 PREFILL_CHUNK_SECONDS: Final = 1.0
@@ -53,10 +55,14 @@ class SimulatedRun:
         self.own_tokens = 0  # made by this process
         self.prefill: asyncio.TimerHandle | None = None
         self._received_ns = time.monotonic_ns()
-        self._answer = answer
         self._emitted = emitted
-        self._max_tokens = max_tokens
-        self._own_last = min(answer.tokens - emitted, max_tokens)
+        self.max_tokens: Final = max_tokens
+        self.answer_with(answer)
+
+    def answer_with(self, answer: Answer) -> None:
+        """Say `answer`, of which nothing was said yet by this process."""
+        self._answer = answer
+        self._own_last = min(answer.tokens - self._emitted, self.max_tokens)
 
     def step(self, stamp: bool) -> None:
         """Make one token, and end where it is the last."""
@@ -67,7 +73,7 @@ class SimulatedRun:
         if self.own_tokens < self._own_last:
             self.queue.wake()
         else:
-            within = self.own_tokens < self._max_tokens or self._answer.has_end_token
+            within = self.own_tokens < self.max_tokens or self._answer.has_end_token
             whole = self._emitted + self.own_tokens >= self._answer.tokens
             self.queue.finish("stop" if whole and within else "length")
 
@@ -80,7 +86,15 @@ class Simulator:
     """One simulated model; see Engine."""
 
     capabilities: Final = Capabilities(
-        seed=True, logprobs=False, penalties=False, logit_bias=False, guided_decoding=False
+        seed=True,
+        logprobs=False,  # nothing is likely or not, where there is no model
+        penalties=False,
+        repetition_penalty=False,
+        logit_bias=False,
+        top_k=False,
+        min_p=False,
+        guided_decoding=True,
+        embeddings=True,
     )
     tokenizer: Final = SimulatorTokenizer()
     chat_template: Final = CHAT_TEMPLATE
@@ -94,7 +108,9 @@ class Simulator:
         self.slots: Final = options.slots or script.slots
         self.loop: Final = asyncio.get_running_loop()
         self._script = script
+        self._grammars = Grammars(self.tokenizer, vocabulary=VOCABULARY_SIZE, end_token_ids=self.end_token_ids)
         self._runs: dict[str, SimulatedRun] = {}  # in a slot or waiting for one
+        self._guiding: dict[SimulatedRun, asyncio.Task[None]] = {}  # their grammar is being built
         self._waiting: deque[SimulatedRun] = deque()
         self._taken = 0  # slots
         self._stepping: dict[SimulatedRun, None] = {}  # prefilled
@@ -108,20 +124,36 @@ class Simulator:
     ) -> Deltas:
         """Start a request; see Engine. An older run of the same id is aborted."""
         check_request(prompt_token_ids, sampling, context=self.context, vocabulary=VOCABULARY_SIZE, emitted=emitted)
-        answer = Answer(prompt_token_ids[: len(prompt_token_ids) - emitted], self._script)
+        check_engine_sampling(sampling, self.capabilities)
+        asked = prompt_token_ids[: len(prompt_token_ids) - emitted]
         run = SimulatedRun(
-            answer, emitted=emitted, max_tokens=sampling.max_tokens, fault_after=self._script.fault_after()
+            Answer(asked, self._script),
+            emitted=emitted,
+            max_tokens=sampling.max_tokens,
+            fault_after=self._script.fault_after(),
         )
-        run.queue = DeltaQueue(self.loop, lambda: self._leave(request_id, run))
-        older = self._runs.get(request_id)
-        if older is not None:
-            older.queue.close()
-        self._runs[request_id] = run
-        if self._taken < self.slots:
-            self._enter(run)
+        self._register(request_id, run)
+        if sampling.guide is None:
+            self._line_up(run)
         else:
-            self._waiting.append(run)
+            guided = self._guide(run, sampling.guide, asked, prompt_token_ids[len(asked) :])
+            self._guiding[run] = asyncio.create_task(guided, name=f"guide of {request_id}")
         return run.queue
+
+    async def embed(self, request_id: str, prompts: Sequence[Sequence[int]]) -> list[Embedding]:
+        """Return made-up vectors, each after one step of the engine; see Engine."""
+        check_embedding(prompts, context=self.context, vocabulary=VOCABULARY_SIZE)
+        for prompt in prompts:
+            run = SimulatedRun(
+                Answer(prompt, Script(tokens=1)), emitted=0, max_tokens=1, fault_after=self._script.fault_after()
+            )
+            self._register(request_id, run)
+            self._line_up(run)
+            async with aclosing(run.queue):
+                reasons = [delta.finish_reason async for delta in run.queue]
+            if not any(reasons):
+                raise EngineFailed("The request was aborted.")
+        return [embedding(prompt) for prompt in prompts]
 
     async def abort(self, request_id: str) -> None:
         """Free the slot of a request; see Engine."""
@@ -150,9 +182,42 @@ class Simulator:
         self._stepper.cancel()
         await asyncio.wait({self._stepper})
 
+    def _register(self, request_id: str, run: SimulatedRun) -> None:
+        run.queue = DeltaQueue(self.loop, lambda: self._leave(request_id, run))
+        older = self._runs.get(request_id)
+        if older is not None:
+            older.queue.close()
+        self._runs[request_id] = run
+
+    async def _guide(
+        self, run: SimulatedRun, guide: EngineGuide, prompt_token_ids: Sequence[int], emitted: Sequence[int]
+    ) -> None:
+        """Find the guided answer of `run`, then let it wait for its slot."""
+        limit = len(emitted) + run.max_tokens
+        try:
+            matcher = await self._grammars.open(guide)
+            ids = await asyncio.to_thread(
+                guided_ids, matcher, prompt_token_ids, emitted, tokens=self._script.tokens, limit=limit
+            )
+        except (InvalidRequest, EngineFailed) as error:
+            run.queue.close(error)
+            return
+        del self._guiding[run]
+        run.answer_with(Answer(prompt_token_ids, self._script, ids))
+        self._line_up(run)
+
+    def _line_up(self, run: SimulatedRun) -> None:
+        if self._taken < self.slots:
+            self._enter(run)
+        else:
+            self._waiting.append(run)
+
     def _leave(self, request_id: str, run: SimulatedRun) -> None:
         """Forget an ended run and give its slot to the next one."""
         del self._runs[request_id]
+        if run in self._guiding:
+            self._guiding.pop(run).cancel()
+            return
         if run in self._waiting:
             self._waiting.remove(run)
             return

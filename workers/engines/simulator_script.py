@@ -1,10 +1,13 @@
 """What the simulator answers, and how it is told to misbehave: the options of a model, the answer of a prompt.
 
 Token i of an answer is a pure function of (prompt, i), so any worker continues where another one died.
-`Say exactly: TEXT` in the last user message is answered with TEXT and the end token; any other prompt with `tokens`
-words, the last of which ends the turn.
+`Say exactly: TEXT` in the last user message is answered with TEXT and the end token; lines of
+`Call the function NAME with JSON` with a tool call each, in the form of Hermes and Qwen; any other prompt with `tokens`
+words, the last of which ends the turn. A guided answer is in `simulator_guided.py`.
 """
 
+import json
+import re
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ from msgspec import Meta
 from workers.engines.simulator_words import FIRST_WORD, IM_END, IM_START, WORDS, SimulatorTokenizer, decode
 
 SAY: Final = "Say exactly:"
+CALL: Final = re.compile(r"^Call the function ([\w.-]{1,64}) with (.*)$", re.MULTILINE | re.ASCII)
 USER_TURN: Final = b"user\n"
 _STRIDE: Final = 0x9E3779B1  # odd and large: neighbours in position differ in every bit
 _HASH_MASK: Final = 0xFFFFFFFF
@@ -45,27 +49,58 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer:
-    """The whole answer to one prompt, by position."""
+    """The whole answer to one prompt, by position. `said` are its ids, where they are known beforehand."""
 
-    def __init__(self, prompt_token_ids: Sequence[int], script: Script) -> None:
-        self._said: list[int] | None = None
-        text = _text_to_say(prompt_token_ids)
-        if text is not None:
-            self._said = [*SimulatorTokenizer().encode(text, special=False), IM_END]
-        self._hash = zlib.crc32(array("I", prompt_token_ids).tobytes()) | 1
+    def __init__(self, prompt_token_ids: Sequence[int], script: Script, said: list[int] | None = None) -> None:
+        self._said = scripted(prompt_token_ids) if said is None else said
+        self._hash = prompt_hash(prompt_token_ids)
         self.tokens: Final = script.tokens if self._said is None else len(self._said)
-        self.has_end_token: Final = self._said is not None
+        self.has_end_token: Final = self._said is not None and self._said[-1] == IM_END
 
     def token_id(self, position: int) -> int:
         """Return token `position`, from 0."""
         if self._said is not None:
             return self._said[position]
-        mixed = (self._hash * (position + 1) * _STRIDE) & _HASH_MASK
-        return FIRST_WORD + (mixed >> 7) % len(WORDS)
+        return FIRST_WORD + (((self._hash * (position + 1) * _STRIDE) & _HASH_MASK) >> 7) % len(WORDS)
 
 
-def _text_to_say(prompt_token_ids: Sequence[int]) -> str | None:
-    """Return TEXT of `Say exactly: TEXT`, which ends with the last user turn; None where nobody asks for it."""
+def scripted(prompt_token_ids: Sequence[int]) -> list[int] | None:
+    """Return the ids that the last user turn asks for, the end token last; None where it asks for nothing."""
+    turn = _last_user_turn(prompt_token_ids)
+    if turn is None:
+        return None
+    _, asked, text = turn.partition(SAY)
+    said = text.removeprefix(" ") if asked else _tool_calls(turn)
+    return None if said is None else [*SimulatorTokenizer().encode(said, special=False), IM_END]
+
+
+def prompt_hash(prompt_token_ids: Sequence[int]) -> int:
+    """Return an odd number of 32 bits that stands for the prompt."""
+    return zlib.crc32(array("I", prompt_token_ids).tobytes()) | 1
+
+
+def mixed(hash_: int, position: int) -> int:
+    """Return a number below 2^25 that stands for `position` of the answer to the prompt of `hash_`."""
+    return ((hash_ * (position + 1) * _STRIDE) & _HASH_MASK) >> 7
+
+
+def _tool_calls(turn: str) -> str | None:
+    """Return the calls that `turn` asks for, a line each; None for none. JSON is written as a guide writes it."""
+    calls = [
+        f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {_tidy(arguments)}}}\n</tool_call>'
+        for name, arguments in CALL.findall(turn)
+    ]
+    return "\n".join(calls) or None
+
+
+def _tidy(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text.strip()
+
+
+def _last_user_turn(prompt_token_ids: Sequence[int]) -> str | None:
     end = len(prompt_token_ids)
     for start in range(len(prompt_token_ids) - 1, -1, -1):
         if prompt_token_ids[start] == IM_END:
@@ -73,6 +108,5 @@ def _text_to_say(prompt_token_ids: Sequence[int]) -> str | None:
         elif prompt_token_ids[start] == IM_START:
             turn = decode(prompt_token_ids[start + 1 : end])
             if turn.startswith(USER_TURN):
-                _, asked, text = turn[len(USER_TURN) :].decode(errors="replace").partition(SAY)
-                return text.removeprefix(" ") if asked else None
+                return turn[len(USER_TURN) :].decode(errors="replace")
     return None
