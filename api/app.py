@@ -14,9 +14,9 @@ from api.node import OpenNode, open_node
 from api.routes.chat import DECODERS, complete, completions
 from api.routes.credits import get_credits, get_transactions
 from api.routes.health import get_live, get_ready
-from api.routes.keys import create_key, get_keys, revoke_key
+from api.routes.keys import create_key, get_keys, get_one_key, revoke_key
 from api.routes.models import get_model, get_models
-from api.routes.usage import get_usage
+from api.routes.usage import get_one_receipt, get_summary, get_usage
 from shared import ids
 from shared.settings import Settings
 
@@ -28,8 +28,11 @@ ROUTES = (
     get_credits,
     get_transactions,
     get_usage,
+    get_summary,
+    get_one_receipt,
     create_key,
     get_keys,
+    get_one_key,
     revoke_key,
 )
 

@@ -13,6 +13,8 @@ CHAT_PREFIX: Final = "chatcmpl-"
 COMPLETION_PREFIX: Final = "cmpl-"
 EMBEDDING_PREFIX: Final = "embd-"
 
+REQUEST_PREFIXES: Final = (CHAT_PREFIX, COMPLETION_PREFIX)
+
 _SUFFIX_CHARACTERS: Final = 26
 
 
@@ -68,8 +70,14 @@ def new_http_id() -> str:
 
 def is_request_id(text: str) -> bool:
     """Tell whether `text` has the form of a request id of ours."""
-    for prefix in (CHAT_PREFIX, COMPLETION_PREFIX):
+    for prefix in REQUEST_PREFIXES:
         if text.startswith(prefix):
             suffix = text[len(prefix) :]
             return len(suffix) == _SUFFIX_CHARACTERS and suffix.isascii() and suffix.isalnum()
     return False
+
+
+def requests_of(reference: str) -> list[str]:
+    """Return the request ids that a usage row or charge can belong to: all share what follows the prefix."""
+    _, _, suffix = reference.partition("_")
+    return [prefix + suffix for prefix in REQUEST_PREFIXES]

@@ -18,6 +18,7 @@ from api.client import Client
 from api.errors import HttpError, http_error, internal_error
 from api.exchange import Exchange, exchange_of
 from api.node import Node
+from api.scopes import check_model
 from api.sse import error as error_as_event
 from api.stream import Relay
 from shared import log
@@ -91,10 +92,12 @@ async def _decode(node: Node, decode: Decode, body: bytes) -> CompletionRequest:
 async def _submission(
     node: Node, principal: Principal, request: CompletionRequest, headers: dict[bytes, bytes]
 ) -> Submission:
+    model = await node.catalogue.find(request.model)
+    check_model(principal, model.id)
     return Submission(
         account_id=principal.account_id,
         key_id=principal.key_id,
-        model=await node.catalogue.find(request.model),
+        model=model,
         messages=request.messages,
         sampling=request.sampling,
         task=request.task,

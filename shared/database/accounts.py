@@ -7,7 +7,7 @@ import msgspec
 
 from shared import ids
 from shared.connections import Connection
-from shared.errors import Conflict
+from shared.errors import Conflict, NotFound
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +71,27 @@ async def get_account(connection: Connection, account_id: str) -> Account | None
         account_id,
     )
     return None if row is None else Account(**row)
+
+
+async def page_accounts(
+    connection: Connection, *, email: str | None = None, after: str | None = None, limit: int = 20
+) -> tuple[list[Account], bool]:
+    """Return up to `limit` accounts, newest first, older than the one with id `after`; and whether more follow.
+
+    `email`: only the account of this address. Raises NotFound if `after` is no account.
+    """
+    if after is not None and await get_account(connection, after) is None:
+        raise NotFound(f"There is no account {after}.")
+    rows = await connection.fetch(
+        """
+        SELECT id, email, balance, held, rpm, tpm, concurrency, active, created_at FROM accounts
+         WHERE ($1::TEXT IS NULL OR email = $1) AND ($2::TEXT IS NULL OR id < $2) ORDER BY id DESC LIMIT $3
+        """,
+        email,
+        after,
+        limit + 1,
+    )
+    return [Account(**row) for row in rows[:limit]], len(rows) > limit
 
 
 async def set_active(connection: Connection, account_id: str, *, active: bool) -> bool:

@@ -4,10 +4,11 @@ What a key may do (scopes, models, limits, expiry, budget) is fixed when it is m
 keys that it makes may spend together: a key's budget is taken out of that of the key which made it (migration 0007).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+import asyncpg
 import msgspec
 
 from shared import ids
@@ -236,6 +237,6 @@ async def _not_made(connection: Connection, account_id: str, parent_id: str | No
     return InvalidRequest(f"Invalid value for 'budget': expected {most}.", param="budget")
 
 
-def _key(row: Mapping[str, Any]) -> ApiKey:
+def _key(row: asyncpg.Record) -> ApiKey:
     lists = {"scopes": tuple(row["scopes"]), "allowed_models": tuple(row["allowed_models"])}
     return ApiKey(**(dict(row) | lists))

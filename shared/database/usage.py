@@ -1,12 +1,14 @@
-"""Usage: one row per closed request, its receipt."""
+"""Usage: one row per closed request, and its receipt. Amounts are nanocredits."""
 
 from datetime import datetime
+from typing import Final, get_args
 
 import msgspec
 
+from shared import ids
 from shared.connections import Connection
 from shared.errors import NotFound
-from shared.wire import Status
+from shared.wire import Lane, Status
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,40 +34,93 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
 
 
+class UsageFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows are asked for; None: any. Closed from `created_after` on and before `created_before`."""
+
+    model: str | None = None
+    key_id: str | None = None
+    status: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class Receipt(UsageRow, frozen=True, kw_only=True):
+    """A usage row with all that its charge was computed from, and where it stands in the account's book.
+
+    Prices are nanocredits per token, as in force when the request was admitted. Without a charge there is no transfer.
+    """
+
+    lane: Lane
+    prefill_began: bool
+    prompt_price: int
+    cached_price: int
+    completion_price: int
+    hold: int
+    reserved_ms: int  # Unix milliseconds
+    transaction_id: str | None
+    balance_after: int | None
+
+
+USAGE_STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+ANY_USAGE: Final = UsageFilter()
+
+
 async def list_usage(
-    connection: Connection, account_id: str, *, after: str | None = None, limit: int = 20
+    connection: Connection,
+    account_id: str,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    where: UsageFilter = ANY_USAGE,
 ) -> tuple[list[UsageRow], bool]:
-    """Return up to `limit` rows, the newest request first, older than the row with id `after`; and whether more follow.
+    """Return up to `limit` rows, the last closed first, behind the row with id `after`; and whether more follow.
 
     Raises NotFound if `after` is no usage row of this account.
     """
-    if after is not None and not await _is_usage_of(connection, account_id, after):
-        raise NotFound(f"There is no usage row {after}.")
+    closed_at = None if after is None else await _closed_at(connection, account_id, after)
     rows = await connection.fetch(
         """
         SELECT id, request_id, created_at, account_id, key_id, model, status, code, finish_reason, stream,
                prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts
-          FROM usage WHERE account_id = $1 AND ($2::TEXT IS NULL OR id < $2) ORDER BY id DESC LIMIT $3
+          FROM usage
+         WHERE account_id = $1
+           AND (created_at, id) < (coalesce($2, 'infinity'::TIMESTAMPTZ), coalesce($3, ''))
+           AND created_at >= coalesce($5, '-infinity'::TIMESTAMPTZ)
+           AND created_at < coalesce($6, 'infinity'::TIMESTAMPTZ)
+           AND ($7::TEXT IS NULL OR model = $7) AND ($8::TEXT IS NULL OR key_id = $8)
+           AND ($9::TEXT IS NULL OR status = $9)
+         ORDER BY created_at DESC, id DESC LIMIT $4
         """,
         account_id,
+        closed_at,
         after,
         limit + 1,
+        where.created_after,
+        where.created_before,
+        where.model,
+        where.key_id,
+        where.status,
     )
     return [UsageRow(**row) for row in rows[:limit]], len(rows) > limit
 
 
-async def get_usage(connection: Connection, account_id: str, request_id: str) -> UsageRow | None:
-    """Return the receipt of one request of this account, or None."""
+async def get_receipt(connection: Connection, account_id: str, request_id: str) -> Receipt | None:
+    """Return the receipt of one closed request of this account, or None."""
     row = await connection.fetchrow(
         """
-        SELECT id, request_id, created_at, account_id, key_id, model, status, code, finish_reason, stream,
-               prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts
-          FROM usage WHERE request_id = $2 AND account_id = $1
+        SELECT u.id, u.request_id, u.created_at, u.account_id, u.key_id, u.model, u.status, u.code, u.finish_reason,
+               u.stream, u.prompt_tokens, u.cached_tokens, u.completion_tokens, u.cost, u.queue_ms, u.ttft_ms,
+               u.latency_ms, u.attempts, u.prefill_began, r.lane, r.prompt_price, r.cached_price, r.completion_price,
+               r.hold, r.reserved_ms, t.id AS transaction_id, t.balance_after
+          FROM usage u
+          JOIN requests r ON r.request_id = u.request_id
+          LEFT JOIN transfers t ON t.id = 'txn_' || id_suffix(u.request_id) AND t.account_id = u.account_id
+         WHERE u.request_id = $2 AND u.account_id = $1
         """,
         account_id,
         request_id,
     )
-    return None if row is None else UsageRow(**row)
+    return None if row is None else Receipt(**row)
 
 
 async def find_usage(connection: Connection, request_id: str) -> UsageRow | None:
@@ -81,8 +136,13 @@ async def find_usage(connection: Connection, request_id: str) -> UsageRow | None
     return None if row is None else UsageRow(**row)
 
 
-async def _is_usage_of(connection: Connection, account_id: str, usage_id: str) -> bool:
-    found = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM usage WHERE account_id = $1 AND id = $2)", account_id, usage_id
+async def _closed_at(connection: Connection, account_id: str, usage_id: str) -> datetime:
+    found: datetime | None = await connection.fetchval(
+        "SELECT created_at FROM usage WHERE request_id = ANY ($2::TEXT[]) AND account_id = $1 AND id = $3",
+        account_id,
+        ids.requests_of(usage_id),
+        usage_id,
     )
-    return bool(found)
+    if found is None:
+        raise NotFound(f"There is no usage row {usage_id}.")
+    return found

@@ -1,79 +1,12 @@
 """Keys, credits and usage over HTTP, on a real node, Postgres and Valkey."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
-import pytest
-
-from api.node import Node, open_node
-from shared import ids, keys, secrets
-from shared.catalogue import Model
+from shared import keys, secrets
 from shared.connections import Database, Redis
-from shared.database import accounts, api_keys, models, transfers
-from shared.pricing import Prices, parse_credits
-from shared.settings import Settings
-from tests.integration.api_edge import serve_app
-
-
-class Product:
-    """A served node, and customers."""
-
-    def __init__(self, port: int, database: Database, settings: Settings) -> None:
-        self.nodes: list[Node] = []
-        self.port = port
-        self.database = database
-        self.pepper = settings.secrets.key_pepper
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", timeout=10)
-
-    async def customer(self, deposit: str = "10", **limits: Any) -> tuple[str, dict[str, str]]:
-        """Return a new account's id and the headers of its first key."""
-        key = secrets.make_key()
-        async with self.database.acquire() as connection:
-            account = await accounts.create_account(connection, email=f"{ids.new_id('t')}@example.com")
-            await transfers.deposit(
-                connection,
-                transfer_id=ids.new_transfer_id(),
-                account_id=account.id,
-                amount=parse_credits(deposit),
-                description="first",
-            )
-            await api_keys.create_key(
-                connection,
-                account_id=account.id,
-                name="first",
-                digest=secrets.digest(key, self.pepper),
-                prefix=secrets.prefix(key),
-                **limits,
-            )
-        return account.id, {"authorization": f"Bearer {key}"}
-
-
-@pytest.fixture
-async def product(settings: Settings, database: Database) -> AsyncIterator[Product]:
-    async with database.acquire() as connection:
-        await models.add_model(
-            connection, Model(id="Org/m", engine="simulator", context=4096, prices=Prices(100, 50, 300))
-        )
-    async with open_node(settings) as node, serve_app(settings, lambda _: _Held(node)) as served:
-        product = Product(served.port, database, settings)
-        product.nodes.append(node)
-        async with product.client:
-            yield product
-
-
-class _Held:
-    """A node that somebody else closes."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    async def __aenter__(self) -> Node:
-        return self.node
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
+from shared.database import accounts, api_keys
+from tests.integration.account_product import Product
 
 
 async def test_credits_are_decimal_strings(product: Product) -> None:
@@ -169,7 +102,10 @@ async def test_a_key_is_shown_once_and_works(product: Product) -> None:
     body = made.json()
     assert made.status_code == 201
     assert made.headers["cache-control"] == "no-store"
-    assert " ".join(body) == "id object name prefix created_at expires_at last_used_at status key"
+    assert " ".join(body) == (
+        "id object name prefix created_at expires_at last_used_at status scopes allowed_models limits budget spent "
+        "remaining key"
+    )
     assert (body["object"], body["name"], body["status"]) == ("api_key", "laptop", "active")
     assert secrets.checksum_ok(body["key"]) and body["key"].startswith(body["prefix"])
     listed = await product.client.get("/keys", headers={"authorization": f"Bearer {body['key']}"})

@@ -9,7 +9,7 @@ from shared.connections import Database
 from shared.database.requests import Witness, release_many, reserve_many, witness_many
 from shared.database.settlements import settle_many
 from shared.database.transfers import list_transactions
-from shared.database.usage import find_usage, get_usage, list_usage
+from shared.database.usage import find_usage, get_receipt, list_usage
 from shared.errors import NotFound
 from shared.wire import Usage
 from tests.integration.ledger_factories import (
@@ -149,7 +149,7 @@ async def test_usage_is_listed_newest_first_and_only_to_its_owner(database: Data
     assert [row.request_id for row in listed + rest] == [row.request_id for row in rows[::-1]]
     assert more
     assert await list_usage(database, other.id) == ([], False)
-    assert await get_usage(database, other.id, rows[0].request_id) is None
+    assert await get_receipt(database, other.id, rows[0].request_id) is None
     with pytest.raises(NotFound):
         await list_usage(database, other.id, after=listed[0].id)
 
