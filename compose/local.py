@@ -27,7 +27,7 @@ from compose.ports import is_free
 from compose.provision import Provisioned, provision
 from compose.stopping import Stopping, StopRequested, stop_signals
 from compose.supervisor import OurProcess, Supervised, Supervisor
-from compose.terminal import complain, say, step
+from compose.terminal import complain, say, say_from_signal, step
 from shared.catalogue import Model
 from shared.settings import SecretSettings, Settings, environment_of, inherited_environment, load_settings
 
@@ -85,6 +85,7 @@ class Local:
         self._folder.make()
         with ExitStack() as stack:
             stack.enter_context(self._folder.locked())
+            self.stopping.stop_now_by(self._end_at_once)
             say(f"Inferbase, data in {self._folder.path}")
             self._settings = self._with_secrets()
             self._settings = stack.enter_context(open_embedded(self._settings, self._folder, self._supervisor))
@@ -226,12 +227,17 @@ class Local:
 
     def _stop_processes(self) -> None:
         say("\nStopping: running streams may finish; Ctrl-C again ends them now.")
-        # A second request ends us at once, and the parent-death signal every child with us.
-        self.stopping.stop_now_by(self._remove_ready)
         for role in STOP_ORDER:
             with step(role) as current:
                 self._supervisor.stop(role)
                 current.detail = "stopped"
+
+    def _end_at_once(self) -> None:
+        """Leave nothing that says we run; the parent-death signal ends every child with us."""
+        say_from_signal(
+            "\nEnding at once: running streams are cut. The books are safe: the next start closes what is open."
+        )
+        self._remove_ready()
 
     def _remove_ready(self) -> None:
         for file in self._ready_paths():

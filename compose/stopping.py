@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for `up`: the first asks for an orderly stop, a second one during the stop ends it at once."""
+"""Ctrl-C and SIGTERM for `up`: the first asks for an orderly stop, a second one ends everything at once."""
 
 import os
 import signal

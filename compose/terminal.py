@@ -1,5 +1,7 @@
 """What the person at the terminal sees: one line per step, with how long it took."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +26,12 @@ def write(text: str) -> None:
         print(text, end="", flush=True)
     except BrokenPipeError:
         return
+
+
+def say_from_signal(text: str) -> None:
+    """Write a line out of a signal handler, where `print` may have been interrupted in the middle of itself."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 
 def complain(text: str) -> None:

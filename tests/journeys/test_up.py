@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_a_stop_is_clean_and_leaves_nothing_behind(start: Start) -> None:
     assert not product.ready_file.exists()
 
 
+def test_a_second_ctrl_c_ends_everything_at_once_and_says_so(start: Start) -> None:
+    product = start("--no-self-check").wait(self_check=False)
+    product.cli("model", "add", "sim/slow", "--engine", "simulator", "--option", "step_ms=1000")
+    pids = product.pids()
+    with _slow_stream(product):
+        product.process.send_signal(signal.SIGINT)
+        _until(lambda: "Stopping" in product.said())
+
+        status = product.stop(signal.SIGINT)
+
+    assert status == 130
+    assert product.said().endswith(
+        "\nEnding at once: running streams are cut. The books are safe: the next start closes what is open.\n"
+    )
+    assert product.errors.read_text() == ""
+    assert not product.ready_file.exists()
+    _until(lambda: not any(alive(pid) for pid in pids))
+
+
 def test_killing_up_itself_leaves_no_orphan(start: Start) -> None:
     product = start("--no-self-check").wait(self_check=False)
     pids = product.pids()
@@ -107,10 +127,7 @@ def test_killing_up_itself_leaves_no_orphan(start: Start) -> None:
     product.process.kill()
     product.process.wait()
 
-    give_up = time.monotonic() + GONE_SECONDS
-    while left := [pid for pid in pids if alive(pid)]:
-        assert time.monotonic() < give_up, left
-        time.sleep(0.02)
+    _until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_a_second_run_finds_its_key_and_its_books(start: Start) -> None:
@@ -287,6 +304,27 @@ def test_commands_without_any_product_say_what_to_do(store_folder: Path) -> None
     assert (accounts.returncode, audit.returncode) == (1, 2)
     assert "run `inferbase up`" in accounts.stderr
     assert accounts.stderr.count("\n") == audit.stderr.count("\n") == 1
+
+
+def _until(claim: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + GONE_SECONDS
+    while not claim():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+@contextmanager
+def _slow_stream(product: LocalProduct) -> Iterator[None]:
+    """Keep a stream open that has had its first chunk and takes much longer than a test."""
+    with httpx.stream(
+        "POST",
+        f"{product.ready['base_url']}/chat/completions",
+        headers={"Authorization": f"Bearer {product.ready['api_key']}"},
+        json={"model": "sim/slow", "messages": [{"role": "user", "content": "Hello!"}], "stream": True},
+        timeout=30,
+    ) as answer:
+        next(answer.iter_bytes())
+        yield
 
 
 def _pids_by_role(product: LocalProduct) -> dict[str, int]:
