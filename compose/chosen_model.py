@@ -29,13 +29,25 @@ def choose_model(wanted: str | None, *, engine: str) -> Model | None:
     if engine == "simulator":
         return _model(wanted or SIMULATOR_ID, engine, SIMULATOR_CONTEXT_TOKENS, None)
     if wanted is None:
-        return _model(DEMO_ID, engine, DEMO_CONTEXT_TOKENS, _weights(DEMO_FILE))
+        return _model(DEMO_ID, engine, DEMO_CONTEXT_TOKENS, gguf_file(DEMO_FILE))
     name, equals, file = wanted.partition("=")
     if equals:
-        return _model(name, engine, GGUF_CONTEXT_TOKENS, _weights(Path(file)))
+        return _model(name, engine, GGUF_CONTEXT_TOKENS, gguf_file(Path(file)))
     if wanted.endswith(".gguf") or Path(wanted).is_file():
-        return _model(f"local/{Path(wanted).stem}", engine, GGUF_CONTEXT_TOKENS, _weights(Path(wanted)))
+        return _model(f"local/{Path(wanted).stem}", engine, GGUF_CONTEXT_TOKENS, gguf_file(Path(wanted)))
     return None
+
+
+def gguf_file(file: Path) -> Path:
+    """Return where `file` is from everywhere; StartFailed where it cannot be read or is no GGUF file."""
+    try:
+        with file.open("rb") as opened:
+            magic = opened.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise StartFailed(f"the model file {file} cannot be read: {error.strerror}") from error
+    if magic != GGUF_MAGIC:
+        raise StartFailed(f"the model file {file} is not a GGUF file")
+    return file.absolute()
 
 
 def _model(model_id: str, engine: str, context: int, weights: Path | None) -> Model:
@@ -53,14 +65,3 @@ def _model(model_id: str, engine: str, context: int, weights: Path | None) -> Mo
         default_max_tokens=most,
         options=options,
     )
-
-
-def _weights(file: Path) -> Path:
-    try:
-        with file.open("rb") as opened:
-            magic = opened.read(len(GGUF_MAGIC))
-    except OSError as error:
-        raise StartFailed(f"the model file {file} cannot be read: {error.strerror}") from error
-    if magic != GGUF_MAGIC:
-        raise StartFailed(f"the model file {file} is not a GGUF file")
-    return file.absolute()

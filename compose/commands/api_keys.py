@@ -21,18 +21,29 @@ app = noun("key", "API keys: what a client sends as its bearer token.")
 
 @app.command()
 def create(
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Id of the account that pays.", show_default=False)],
+    account: Annotated[
+        str, typer.Argument(metavar="ACCOUNT", help="Id of the account that pays (acct_…).", show_default=False)
+    ],
     *,
     name: Annotated[str, typer.Option(help="What the key is for, to tell keys apart.")] = "",
     rpm: Annotated[int, typer.Option(min=0, help="Requests per minute; 0: no limit.")] = 0,
     tpm: Annotated[int, typer.Option(min=0, help="Tokens per minute; 0: no limit.")] = 0,
     concurrency: Annotated[
-        int | None, typer.Option(min=0, help="Requests that may run at once; 0: no limit.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0,
+            help="Requests that may run at once; 0: no limit. Default: INFERBASE_KEY_CONCURRENCY, else 16.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Make an API key and print it: this is the only time that it can be read."""
+    """Make an API key and print it, this once.
+
+    What is kept of it is a digest: nobody can read it again.
+    """
+    from compose.commands.known_account import require_account
     from shared import secrets
     from shared.database.api_keys import create_key
     from shared.settings import require_secrets
@@ -41,6 +52,7 @@ def create(
         raise CommandFailed(f"a key's name has at most {NAME_CHARACTERS_MOST} printable characters")
 
     async def work(target: Target) -> dict[str, Any]:
+        await require_account(target.connection, account)
         key = secrets.make_key()
         row = await create_key(
             target.connection,
@@ -66,9 +78,12 @@ def list_all(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """List keys, newest first; revoked ones stay in the list."""
+    from compose.commands.known_account import require_account
     from shared.database.accounts import list_accounts
 
     async def work(target: Target) -> list[dict[str, Any]]:
+        if account:
+            await require_account(target.connection, account)
         accounts = [account] if account else [row.id for row in await list_accounts(target.connection)]
         return [_shown(row) for owner in accounts for row in await _all_keys(target.connection, owner)]
 
@@ -86,7 +101,10 @@ def revoke(
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Revoke a key for good: within five seconds it is refused everywhere and what it runs is stopped."""
+    """Revoke a key for good.
+
+    Within five seconds it is refused everywhere and the requests that it runs are stopped.
+    """
     from shared.database.accounts import list_accounts
     from shared.database.api_keys import revoke_key
     from shared.database.models import list_models

@@ -17,22 +17,27 @@ DESCRIPTION_CHARACTERS_MOST = 200
 app = noun("credits", "Credits: prepaid money; 1 credit = 1 USD.")
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # else -5 would be an unknown option
 def grant(
     account: AccountId,
     amount: Annotated[
-        str, typer.Argument(metavar="AMOUNT", help="Credits to add, such as 25 or 0.5.", show_default=False)
+        str, typer.Argument(metavar="AMOUNT", help="Credits to add: positive, such as 25 or 0.5.", show_default=False)
     ],
     *,
     description: Annotated[str, typer.Option(help="What stands beside it in the account's transactions.")] = "granted",
     transfer_id: Annotated[
         str | None,
-        typer.Option("--transfer-id", help="An id of your own: the same id never grants twice.", show_default=False),
+        typer.Option(
+            "--transfer-id",
+            help="An id of your own, to repeat a grant safely: the same id never grants twice.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Give credits to an account."""
+    from compose.commands.known_account import require_account
     from shared import ids
     from shared.database.transfers import deposit
 
@@ -41,6 +46,7 @@ def grant(
         raise CommandFailed(f"a description has at most {DESCRIPTION_CHARACTERS_MOST} printable characters")
 
     async def work(target: Target) -> dict[str, Any]:
+        await require_account(target.connection, account)
         row = await deposit(
             target.connection,
             transfer_id=transfer_id or ids.new_transfer_id(),
@@ -64,13 +70,18 @@ def grant(
 
 @app.command()
 def show(account: AccountId, as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
-    """Show what an account has, holds for running requests, and can still spend."""
+    """Show what an account has and can still spend.
+
+    balance: what it has; held: set aside for running requests; available: the rest; lifetime: all that ever came in and
+    was charged.
+    """
+    from compose.commands.known_account import require_account
     from shared.database.accounts import credit_balance
 
     async def work(target: Target) -> dict[str, Any]:
+        await require_account(target.connection, account)
         found = await credit_balance(target.connection, account)
-        if found is None:
-            raise CommandFailed(f"there is no account {account}: `inferbase account list` shows the ids")
+        assert found is not None, "accounts are never removed"
         return {
             "object": "credit_balance",
             "currency": "USD",
@@ -87,10 +98,11 @@ def show(account: AccountId, as_json: AsJson = None, data_dir: DataDir = DATA_DI
 
 
 def _nanocredits(amount: str) -> int:
+    negative = amount.strip().startswith("-")
     try:
-        nanocredits = parse_credits(amount)
+        nanocredits = parse_credits(amount.strip().removeprefix("-"))
     except ValueError as error:
         raise CommandFailed(f"{amount!r} cannot be granted: {error}") from None
-    if nanocredits == 0:
-        raise CommandFailed("the amount must be more than 0")
+    if negative or nanocredits == 0:
+        raise CommandFailed(f"the amount must be positive, such as 25 or 0.5, and not {amount}")
     return nanocredits

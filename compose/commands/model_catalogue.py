@@ -1,16 +1,19 @@
 """`inferbase model …`"""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compose.chosen_model import gguf_file
 from compose.commands.nouns import noun
 from compose.commands.output import AsJson, print_list, print_one
 from compose.commands.target import DATA_DIR, DataDir, Target, with_target
 from compose.errors import CommandFailed
 from compose.model_ids import check_model_id
 from shared.pricing import Prices, format_price, parse_price
+from shared.settings import given_store_urls
 
 if TYPE_CHECKING:
     from shared.catalogue import Model
@@ -23,32 +26,45 @@ app = noun("model", "Models: what can be asked for, at which price.")
 
 @app.command()
 def add(
-    model_id: Annotated[str, typer.Argument(metavar="ID", help="Such as my/model.", show_default=False)],
+    model_id: Annotated[
+        str, typer.Argument(metavar="ID", help="What requests will name, such as my/model.", show_default=False)
+    ],
     *,
-    engine: Annotated[str, typer.Option(help="llamacpp or simulator.", show_default=False)],
+    engine: Annotated[
+        str, typer.Option(help="What runs it: llamacpp (real models) or simulator (by script).", show_default=False)
+    ],
     context: Annotated[
         int, typer.Option(min=1, max=CONTEXT_TOKENS_MOST, help="Tokens of prompt and answer together.")
     ] = 8192,
     prompt_price: Annotated[str, typer.Option(help="Credits per million prompt tokens, at most 3 decimals.")] = "0.10",
-    completion_price: Annotated[str, typer.Option(help="Credits per million completion tokens.")] = "0.40",
+    completion_price: Annotated[str, typer.Option(help="Credits per million completion tokens, likewise.")] = "0.40",
     cached_price: Annotated[
         str | None,
-        typer.Option(help="Credits per million cached prompt tokens. Default: the prompt price.", show_default=False),
+        typer.Option(
+            help="Credits per million prompt tokens that were cached. Default: the prompt price.", show_default=False
+        ),
     ] = None,
-    default_max_tokens: Annotated[int, typer.Option(min=1, help="Answer length where a request names none.")] = 4096,
+    default_max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer, in tokens, where a request names none.")
+    ] = 4096,
     option: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="For the engine; repeat it. llamacpp: path=FILE. simulator: load_seconds, prefill_ms, step_ms, "
-            "tokens, fail_before_first_token, fail_after_tokens, hang_after_tokens, exit_after_tokens, stamp_tokens.",
+            help="For the engine; repeat it. llamacpp: path=FILE (a GGUF file; required), threads, slots, gpu_layers, "
+            "cache_prompt. simulator: load_seconds, prefill_ms, step_ms, tokens, slots, fail_before_first_token, "
+            "fail_after_tokens, hang_after_tokens, exit_after_tokens, stamp_tokens.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Add a model, or change one. Running workers of the engine pick it up within seconds."""
+    """Add a model, or replace the one of that id.
+
+    What is not named here gets its default, also where a model is replaced. Running workers of the engine pick it up
+    within seconds.
+    """
     from compose.catalogue_mirror import mirror_catalogue
     from shared.catalogue import Model
     from shared.database.models import add_model, list_models
@@ -57,6 +73,8 @@ def add(
     check_engine(engine)
     options = _options(option or [])
     check_options(engine, options)  # no worker would load it, and only a log would say why
+    if engine == "llamacpp":
+        options |= {"path": _weights(options.get("path", ""))}
     model = Model(
         id=_checked_id(model_id),
         engine=engine,
@@ -76,7 +94,7 @@ def add(
 
 @app.command(name="list")
 def list_all(as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
-    """List all models."""
+    """List all models with their prices and options."""
     from shared.database.models import list_models
 
     async def work(target: Target) -> list[dict[str, Any]]:
@@ -114,6 +132,13 @@ def _options(pairs: Sequence[str]) -> dict[str, str]:
             raise CommandFailed(f"--option {pair!r} is not NAME=VALUE")
         options[name] = value
     return options
+
+
+def _weights(path: str) -> str:
+    """Return where workers find the file; what this machine cannot know of workers elsewhere is left to them."""
+    if not path:
+        raise CommandFailed("a llamacpp model needs --option path=FILE, its GGUF file")
+    return path if any(given_store_urls()) else str(gguf_file(Path(path)))
 
 
 def _shown(model: "Model") -> dict[str, Any]:

@@ -255,6 +255,10 @@ def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalPr
         (["--engine", "simulator", "--option", "wat=1"], "engine simulator has no option 'wat'; it has: load_seconds,"),
         (["--engine", "simulator", "--option", "tokens=abc"], "option of engine simulator: Expected `int`"),
         (["--engine", "llamacpp", "--option", "tokens=3"], "engine llamacpp has no option 'tokens'; it has: "),
+        (["--engine", "llamacpp"], "a llamacpp model needs --option path=FILE, its GGUF file"),
+        (["--engine", "llamacpp", "--option", "path="], "a llamacpp model needs --option path=FILE, its GGUF file"),
+        (["--engine", "llamacpp", "--option", "path=no.gguf"], "the model file no.gguf cannot be read: No such file"),
+        (["--engine", "llamacpp", "--option", f"path={__file__}"], f"the model file {__file__} is not a GGUF file"),
     ],
 )
 def test_a_model_that_no_worker_could_load_is_not_added(product: LocalProduct, options: list[str], line: str) -> None:
@@ -264,6 +268,26 @@ def test_a_model_that_no_worker_could_load_is_not_added(product: LocalProduct, o
     assert done.stderr.startswith(f"inferbase: {line}")
     assert done.stderr.count("\n") == 1
     assert "no/good" not in [model["id"] for model in product.cli("model", "list")["data"]]
+
+
+@pytest.mark.parametrize(
+    "command", [("key", "list"), ("key", "create"), ("credits", "show"), ("credits", "grant", "5")], ids=" ".join
+)
+def test_an_unknown_account_is_the_same_line_in_every_command(product: LocalProduct, command: tuple[str, ...]) -> None:
+    noun, verb, *rest = command
+
+    done = run_cli(product.data, noun, verb, "acct_nope", *rest)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "inferbase: there is no account acct_nope: `inferbase account list` shows the ids\n"
+
+
+@pytest.mark.parametrize("amount", ["-5", "-0.5", "0"])
+def test_only_a_positive_amount_can_be_granted(product: LocalProduct, amount: str) -> None:
+    done = run_cli(product.data, "credits", "grant", "acct_any", amount)
+
+    assert done.returncode == 1
+    assert done.stderr == f"inferbase: the amount must be positive, such as 25 or 0.5, and not {amount}\n"
 
 
 def test_a_worker_of_an_unknown_engine_says_so_and_ends(product: LocalProduct) -> None:
