@@ -16,7 +16,9 @@ from shared.errors import InferbaseError
 app = typer.Typer(
     name="inferbase",
     help="Self-hosted, OpenAI-compatible LLM inference: metered, prepaid, durable.\n\n"
-    "Start with `inferbase up`: it runs everything on this machine and prints an API key.",
+    "Start with `inferbase up`: it runs everything on this machine and prints an API key. The other commands work on "
+    "that `up`, running or stopped, if called in the same folder or with its --data-dir; `inferbase COMMAND --help` "
+    "tells more.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -24,7 +24,12 @@ def create(
     email: Annotated[str, typer.Option(help="E-mail address of the owner; one account each.", show_default=False)],
     concurrency: Annotated[
         int | None,
-        typer.Option(min=0, help="Requests that may run at once over all its keys; 0: no limit.", show_default=False),
+        typer.Option(
+            min=0,
+            help="Requests that may run at once over all its keys; 0: no limit. "
+            "Default: INFERBASE_ACCOUNT_CONCURRENCY, else 32.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,

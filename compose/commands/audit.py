@@ -20,12 +20,18 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     quiesced: Annotated[
-        bool, typer.Option("--quiesced", help="Nothing runs: a request open past its deadline is a violation too.")
+        bool,
+        typer.Option(
+            "--quiesced",
+            help="Say that nothing runs now: a request that is open past its deadline is then a violation too.",
+        ),
     ] = False,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Check every invariant of the ledger in one snapshot, also under load.
+    """Check that the books agree with themselves.
+
+    Looks at every invariant of the ledger in one snapshot, also while requests run.
 
     Exit status: 0 all hold, 1 violations were found, 2 the check could not be run.
     """

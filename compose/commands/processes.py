@@ -13,7 +13,7 @@ from compose.commands.target import DATA_DIR, DataDir, settings_of
 from shared.settings import Settings
 
 GARBAGE_THRESHOLDS: Final = (50_000, 50, 1000)  # allocations, then collections of the younger generation
-ENGINE_HELP: Final = "Engine of this worker: llamacpp or simulator."
+ENGINE_HELP: Final = "Engine of this worker: llamacpp or simulator. Default: INFERBASE_ENGINE, else llamacpp."
 
 
 def register(app: typer.Typer) -> None:
@@ -23,11 +23,22 @@ def register(app: typer.Typer) -> None:
 
 
 def api(
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.", show_default=False)] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port to listen on. Default: INFERBASE_PORT, else 8000.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on. Default: INFERBASE_HOST, else 127.0.0.1.", show_default=False),
+    ] = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Run an API node: takes requests over HTTP, reaches Redis and Postgres."""
+    """Run one API node, which takes requests over HTTP.
+
+    In the foreground, until Ctrl-C. It reaches Redis and Postgres.
+    """
     from api.serve import serve
 
     def chosen(settings: Settings) -> Settings:
@@ -41,13 +52,18 @@ def worker(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Id of a model to serve; repeat it for several. Default: all models of the engine.", show_default=False
+            metavar="ID",
+            help="Id of a model to serve; repeat it for several. Default: INFERBASE_MODELS, else all of the engine.",
+            show_default=False,
         ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help=ENGINE_HELP, show_default=False)] = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Run an inference worker: pulls jobs from Redis, has no inbound port, never reaches Postgres."""
+    """Run one inference worker, which answers requests.
+
+    In the foreground, until Ctrl-C. It pulls jobs from Redis, listens on no port and never reaches Postgres.
+    """
     from workers.inference.worker import serve
 
     def chosen(settings: Settings) -> Settings:
@@ -59,21 +75,31 @@ def worker(
 
 
 def settlement(data_dir: DataDir = DATA_DIR) -> None:
-    """Run a settlement worker: turns finished requests into usage rows and charges."""
+    """Run one settlement worker, which charges for answers.
+
+    In the foreground, until Ctrl-C. It turns finished requests into usage rows and charges, from Redis to Postgres.
+    """
     from workers.settlement.worker import serve
 
     _run("settlement", data_dir, serve)
 
 
 def janitor(data_dir: DataDir = DATA_DIR) -> None:
-    """Run the janitor: closes what nobody closed, keeps the catalogue's mirror fresh."""
+    """Run the janitor, which closes what was left open.
+
+    In the foreground, until Ctrl-C. It ends requests whose worker or API node is gone, and keeps Redis' copy of
+    the model catalogue fresh.
+    """
     from workers.janitor.worker import serve
 
     _run("janitor", data_dir, serve)
 
 
 def migrate(as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
-    """Bring the database to the schema of this version; safe to run twice and while everything runs."""
+    """Bring the database to the schema of this version.
+
+    Safe to run twice, and while everything runs. `inferbase up` does it by itself.
+    """
     import asyncio
 
     from shared.database.migrate import migrate as apply

@@ -18,11 +18,17 @@ def up(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the first API node; node i takes PORT+i.")
     ] = 8000,
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Where data, secrets and logs are kept.")] = DATA_DIR,
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            "--data-dir", metavar="FOLDER", help="Where data, secrets and logs are kept; made if it is not there."
+        ),
+    ] = DATA_DIR,
     model: Annotated[
         str | None,
         typer.Option(
-            help="What to serve: a GGUF file, ID=FILE, or the id of a model that is known already. "
+            metavar="MODEL",
+            help="What to serve: a GGUF file (as local/its-name), ID=FILE, or an id of `inferbase model list`. "
             "Default: the small demo model that comes with Inferbase.",
             show_default=False,
         ),
@@ -36,7 +42,9 @@ def up(
         Path | None,
         typer.Option(
             "--ready-file",
-            help="Also write here, as JSON, where everything is, once it is ready; removed at the stop.",
+            metavar="FILE",
+            help="Once all is ready, write here as JSON where everything is (URLs, API key, process ids), besides "
+            "FOLDER/ready.json; removed at the stop.",
             show_default=False,
         ),
     ] = None,

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DataDir = Annotated[
-    Path, typer.Option("--data-dir", help="Data folder of the `inferbase up` to work on.", show_default=True)
+    Path,
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Data folder of the `inferbase up` to work on, running or stopped; DATABASE_URL and REDIS_URL, "
+        "where set, come first.",
+    ),
 ]
 DATA_DIR = DEFAULT
 
