@@ -8,8 +8,8 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | queue | zset: job id -> start tag (fair queueing) | the scripts | workers, health | while it has members |
 | fair | hash: `virtual` and account -> finish tag | enqueue, claim | enqueue | with the queue's backlog, 1 h |
 | job | string: sealed arq job | enqueue | claim | until FINISH, else deadline + 1 h |
-| state | hash: status, attempt, owner, seq, … | all scripts | scripts, janitor | deadline + 1 h; 15 min after FINISH |
-| log | stream: `seq-0` -> chunk | append, finish, cancel | API nodes, successor workers | as state |
+| state | hash: status, attempt, owner, … | all scripts | scripts, janitor | deadline + 1 h; 15 min after FINISH |
+| log | stream: `seq-0` -> chunk, no gaps | append, finish, cancel | API nodes, successor workers | as state |
 | channel | pub/sub | append, finish, cancel | API nodes | - |
 | suspects | zset: job id -> first queued, ms | reap, release | claim, health | while it has members |
 | waiting | zset: queued job id -> patience's end, ms | enqueue, cancel, claim, reap | reap | while it has members |

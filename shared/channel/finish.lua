@@ -13,11 +13,11 @@ for i = 1, #entries, 5 do
   local middle = from + entries[i + 3]
   local to = middle + entries[i + 4]
   local state, log = KEYS[1] .. id, KEYS[2] .. id
-  local found = call('HMGET', state, 'status', 'attempt', 'owner', 'seq')
-  local status, tip = found[1], tonumber(found[4]) or 0
+  local found, tip = call('HMGET', state, 'status', 'attempt', 'owner'), redis.pcall('XLEN', log)
+  local status = found[1]
   local verdict
-  if not status then
-    verdict = 4
+  if not status or type(tip) ~= 'number' then
+    verdict, tip = 4, 0
   elseif found[3] ~= owner or tonumber(found[2]) ~= entries[i + 1] then
     verdict = 2
   elseif status == 'ended' then
@@ -31,7 +31,7 @@ for i = 1, #entries, 5 do
     local added = redis.pcall('XADD', log, seq .. '-0', 'c', chunk)
     if type(added) ~= 'table' then
       call('XADD', KEYS[5], '*', 'f', sub(blob, middle, to - 1))
-      call('HSET', state, 'status', 'ended', 'seq', seq)
+      call('HSET', state, 'status', 'ended')
       call('ZREM', KEYS[6], ARGV[3] .. id)
       call('DEL', KEYS[4] .. id)
       call('PEXPIRE', state, keep)

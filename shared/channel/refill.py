@@ -35,12 +35,13 @@ async def refill(redis: Redis, subscriptions: Sequence[Subscription]) -> bool:
 async def _read_states(redis: Redis, subscriptions: Sequence[Subscription]) -> list[Subscription]:
     async with redis.pipeline(transaction=False) as pipeline:
         for subscription in subscriptions:
-            pipeline.hmget(keys.state(subscription.model, subscription.request_id), ["status", "seq"])
-        answers: list[list[bytes | None]] = await pipeline.execute()
+            pipeline.hget(keys.state(subscription.model, subscription.request_id), "status")
+            pipeline.xlen(keys.log(subscription.model, subscription.request_id))
+        answers: list[Any] = await pipeline.execute()
     return [
         subscription
-        for subscription, (status, seq) in zip(subscriptions, answers, strict=True)
-        if subscription.apply_state(status, int(seq or 0))
+        for subscription, status, seq in zip(subscriptions, answers[::2], answers[1::2], strict=True)
+        if subscription.apply_state(status, seq)
     ]
 
 

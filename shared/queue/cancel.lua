@@ -6,7 +6,7 @@
 -- it next, ends it). Idempotent; the first code wins.
 local id, code = ARGV[2], ARGV[3]
 local state = STATE .. id
-local found = call('HMGET', state, 'status', 'reader', 'seq', 'owner', 'attempt')
+local found = call('HMGET', state, 'status', 'reader', 'owner', 'attempt')
 local status = found[1]
 if not status then
   call('SET', TOMBSTONE .. id, code, 'PX', ARGV[5])
@@ -15,12 +15,12 @@ elseif status == 'ended' then
   return 'ended'
 elseif ARGV[4] ~= '' and found[2] ~= ARGV[4] then
   return 'not_reader'
-elseif status == 'queued' and found[3] == '0' then
+elseif status == 'queued' and call('EXISTS', LOG .. id) == 0 then
   leave_queue(id)
   call('DEL', JOB .. id)
   call('XADD', LOG .. id, '1-0', 'c', ARGV[7])
   call('XADD', KEYS[13], '*', 'f', ARGV[8])
-  call('HSET', state, 'status', 'ended', 'seq', 1)
+  call('HSET', state, 'status', 'ended')
   call('PEXPIRE', state, ARGV[6])
   call('PEXPIRE', LOG .. id, ARGV[6])
   call('PUBLISH', CHANNEL .. id, ARGV[7])
@@ -30,7 +30,7 @@ call('HSETNX', state, 'cancel', code)
 if status == 'queued' then
   call('ZADD', WAITING, clock_ms(), MEMBER .. id) -- the next reap closes it, should no worker claim it before
 else
-  local message = cmsgpack.pack({ id, tonumber(found[5]), call('HGET', state, 'cancel') })
-  call('PUBLISH', KEYS[14] .. found[4], message)
+  local message = cmsgpack.pack({ id, tonumber(found[4]), call('HGET', state, 'cancel') })
+  call('PUBLISH', KEYS[14] .. found[3], message)
 end
 return 'flagged'

@@ -10,8 +10,8 @@ local member_length = #MEMBER
 local rows, cleared, held = {}, {}, 0
 
 for i = 7, #ARGV do
-  local found = call('HMGET', STATE .. ARGV[i], 'owner', 'seq', 'claimed_seq', 'deaths')
-  if found[1] == owner and tonumber(found[4]) == 1 and tonumber(found[2]) > tonumber(found[3]) then
+  local found = call('HMGET', STATE .. ARGV[i], 'owner', 'claimed_seq', 'deaths')
+  if found[1] == owner and tonumber(found[3]) == 1 and call('XLEN', LOG .. ARGV[i]) > tonumber(found[2]) then
     call('HSET', STATE .. ARGV[i], 'suspect', '0')
     cleared[#cleared + 1] = ARGV[i]
   else

@@ -41,7 +41,7 @@ for i = 5, #ARGV, 11 do
     local finish = lane.finish[account] or tonumber(call('HGET', lane.fair, account) or 0)
     local start = math.max(lane.virtual, finish)
     lane.finish[account] = start + ARGV[i + 7]
-    call('HSET', state, 'status', 'queued', 'attempt', 0, 'owner', '', 'seq', 0, 'deaths', 0,
+    call('HSET', state, 'status', 'queued', 'attempt', 0, 'owner', '', 'deaths', 0,
       'reader', ARGV[i + 5], 'resumable', ARGV[i + 6], 'lane', ARGV[i + 2], 'account', account, 'key', ARGV[i + 4],
       'reserved_ms', ARGV[i + 8], 'queue_deadline_ms', ARGV[i + 9], 'deadline_ms', deadline, 'queued_ms', now,
       'tag', start)

@@ -6,9 +6,9 @@
 local id = ARGV[2]
 local state = STATE .. id
 call('SET', TOMBSTONE .. id, 'request_cancelled', 'PX', ARGV[4])
-local found = call('HMGET', state, 'status', 'seq', 'attempt')
+local found = call('HMGET', state, 'status', 'attempt')
 if found[1] == 'ended' then
-  return { 1, 'ended', tonumber(found[2]), tonumber(found[3]) }
+  return { 1, 'ended', call('XLEN', LOG .. id), tonumber(found[2]) }
 end
 leave_queue(id)
 call('ZREM', LEASES, MEMBER .. id)
@@ -16,6 +16,6 @@ call('DEL', JOB .. id)
 if not found[1] then
   return { 0, '', 0, 0 }
 end
-local attempt = found[3] + 1
+local attempt = found[2] + 1
 call('HSET', state, 'status', 'claimed', 'owner', ARGV[3], 'attempt', attempt)
-return { 1, found[1], tonumber(found[2]), attempt }
+return { 1, found[1], call('XLEN', LOG .. id), attempt }

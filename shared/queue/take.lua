@@ -2,16 +2,16 @@
 -- A row tells a claim: id, sealed job, attempt, last seq, deaths, first_claim_ms, run_deadline_ms, close code or '',
 -- first_token_ms or 0.
 local function read(id)
-  local found = call('HMGET', STATE .. id, 'status', 'attempt', 'seq', 'deaths', 'key', 'cancel', 'queue_deadline_ms',
+  local found = call('HMGET', STATE .. id, 'status', 'attempt', 'deaths', 'key', 'cancel', 'queue_deadline_ms',
     'deadline_ms', 'first_claim_ms', 'run_deadline_ms', 'first_token_ms')
   if not found[1] then
     return nil
   end
   return {
-    status = found[1], attempt = tonumber(found[2]) or 0, seq = tonumber(found[3]) or 0,
-    deaths = tonumber(found[4]) or 0, key = found[5] or '', cancel = found[6], queue_deadline = tonumber(found[7]) or 0,
-    deadline = tonumber(found[8]) or 0, first_claim = tonumber(found[9]), run_deadline = tonumber(found[10]),
-    first_token = tonumber(found[11]) or 0,
+    status = found[1], attempt = tonumber(found[2]) or 0, seq = call('XLEN', LOG .. id),
+    deaths = tonumber(found[3]) or 0, key = found[4] or '', cancel = found[5], queue_deadline = tonumber(found[6]) or 0,
+    deadline = tonumber(found[7]) or 0, first_claim = tonumber(found[8]), run_deadline = tonumber(found[9]),
+    first_token = tonumber(found[10]) or 0,
   }
 end
 

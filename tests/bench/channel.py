@@ -133,7 +133,6 @@ async def _append(redis: Redis, fences: list[Fence], steps: int) -> None:
             "status": "claimed",
             "attempt": 1,
             "owner": OWNER,
-            "seq": 0,
             "deadline_ms": int(time.time() * 1000) + 10**6,
         }
         await redis.hset(keys.state(fence.model, fence.request_id), mapping=state)

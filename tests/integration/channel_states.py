@@ -21,7 +21,6 @@ async def claimed(redis: Redis, **fields: object) -> Fence:
         "status": "claimed",
         "attempt": 1,
         "owner": OWNER,
-        "seq": 0,
         "deaths": 0,
         "reader": "node_test",
         "deadline_ms": time.time_ns() // 1_000_000 + 960_000,

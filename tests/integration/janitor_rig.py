@@ -88,7 +88,7 @@ def make_job(row: Reserve) -> Job:
 
 async def write_state(redis: Redis, row: Reserve, *, status: str = "claimed") -> None:
     """Write the state of a request that a worker holds."""
-    state = {"status": status, "attempt": "1", "owner": "own_1", "seq": "2", "deaths": "0"}
+    state = {"status": status, "attempt": "1", "owner": "own_1", "deaths": "0"}
     await redis.hset(keys.state(row.model, row.request_id), mapping=state)  # type: ignore[arg-type,misc]
 
 

@@ -237,7 +237,6 @@ async def test_a_log_that_lost_its_tail_ends_the_stream(redis: Redis, writer: Lo
     while read < 3:
         read += len(await subscription.next(2) or [])
     await redis.xtrim(keys.log(MODEL, fence.request_id), maxlen=0)
-    await redis.hset(keys.state(MODEL, fence.request_id), "seq", 1)
 
     with pytest.raises(BackendFailed) as lost:
         async with asyncio.timeout(8):
@@ -247,7 +246,7 @@ async def test_a_log_that_lost_its_tail_ends_the_stream(redis: Redis, writer: Lo
 
 
 async def test_a_log_that_cannot_be_read_ends_the_stream(redis: Redis, reader: LogReader) -> None:
-    fence = await claimed(redis, seq=1)
+    fence = await claimed(redis)
     await redis.xadd(keys.log(MODEL, fence.request_id), {"c": b"\xc1"}, id="1-0")
     subscription = reader.subscribe(MODEL, fence.request_id)
     subscription.enqueued()
@@ -293,4 +292,3 @@ async def _append_unheard(redis: Redis, fence: Fence, *seqs: int) -> None:
     """Write to the log as APPEND does, but publish nothing."""
     for seq in seqs:
         await redis.xadd(keys.log(MODEL, fence.request_id), {"c": encode(chunk(fence, seq))}, id=f"{seq}-0")
-        await redis.hset(keys.state(MODEL, fence.request_id), "seq", seq)

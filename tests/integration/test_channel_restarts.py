@@ -218,14 +218,13 @@ async def _answer(writer: LogWriter, fence: Fence, last: int, *, first: int = 1)
 
 
 async def _restart_without_tail(client: Redis, mortal: MortalValkey, fence: Fence, *, tip: int) -> None:
-    """Kill Valkey and let it come back with a log and state that are some chunks older."""
+    """Kill Valkey and let it come back with a log that is some chunks older."""
     log = keys.log(MODEL, fence.request_id)
     kept = await client.xrange(log, max=f"{tip}-0")
     async with client.pipeline(transaction=True) as pipeline:
         pipeline.delete(log)
         for entry_id, fields in kept:
             pipeline.xadd(log, fields, id=entry_id)
-        pipeline.hset(keys.state(MODEL, fence.request_id), "seq", tip)
         await pipeline.execute()
     await _restart(client, mortal)
 

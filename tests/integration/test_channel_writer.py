@@ -131,9 +131,15 @@ async def test_a_finish_first_fills_what_redis_lost(redis: Redis, writer: LogWri
     assert [one.seq for one in await read_log(redis, MODEL, fence.request_id)] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_a_log_that_contradicts_its_state_stops_only_itself(redis: Redis, writer: LogWriter) -> None:
+@pytest.mark.parametrize("kind", ["no stream", "a stream that was emptied"])
+async def test_a_log_that_nobody_can_append_to_stops_only_itself(redis: Redis, writer: LogWriter, kind: str) -> None:
     broken, sound = await claimed(redis), await claimed(redis)
-    await redis.xadd(keys.log(MODEL, broken.request_id), {"c": b"?"}, id="7-0")
+    name = keys.log(MODEL, broken.request_id)
+    if kind == "no stream":
+        await redis.set(name, b"?")
+    else:
+        await redis.xadd(name, {"c": b"?"}, id="7-0")
+        await redis.xdel(name, "7-0")
 
     verdicts = await asyncio.gather(
         writer.append(broken, chunk(broken, 1)),
@@ -154,7 +160,8 @@ async def test_finish_writes_end_and_record_together(redis: Redis, writer: LogWr
     assert verdict == "finished"
     assert [one.end is not None for one in await read_log(redis, MODEL, fence.request_id)] == [False, True]
     assert await _records(redis) == [finish(fence)]
-    assert await redis.hmget(keys.state(MODEL, fence.request_id), "status", "seq") == [b"ended", b"2"]
+    assert await redis.hget(keys.state(MODEL, fence.request_id), "status") == b"ended"
+    assert await redis.xlen(keys.log(MODEL, fence.request_id)) == 2
     assert await redis.exists(keys.job(MODEL, fence.request_id), keys.leases(MODEL)) == 0
 
 
@@ -242,15 +249,26 @@ async def test_a_full_redis_delays_writes_until_there_is_room(redis: Redis, writ
     assert len(await read_log(redis, MODEL, fence.request_id)) == 3
 
 
+async def test_a_log_that_vanished_is_filled_again_from_memory(redis: Redis, writer: LogWriter) -> None:
+    fence = await claimed(redis)
+    for seq in (1, 2, 3):
+        await writer.append(fence, chunk(fence, seq))
+
+    await redis.delete(keys.log(MODEL, fence.request_id))
+    verdict = await writer.append(fence, chunk(fence, 4))
+
+    assert verdict == "already"  # with what was lost
+    assert [one.seq for one in await read_log(redis, MODEL, fence.request_id)] == [1, 2, 3, 4]
+
+
 async def _records(redis: Redis) -> list[object]:
     entries = await redis.xrange(keys.settlement(MODEL))
     return [decode_finish(SEAL.open(fields[b"f"])) for _, fields in entries]
 
 
 async def _lose_tail(redis: Redis, request_id: str, *, tip: int) -> None:
-    """Do to one log what a lost second does: state and log go back together."""
+    """Do to one log what a lost second does."""
     kept = await redis.xrange(keys.log(MODEL, request_id), max=f"{tip}-0")
     await redis.delete(keys.log(MODEL, request_id))
     for entry_id, fields in kept:
         await redis.xadd(keys.log(MODEL, request_id), fields, id=entry_id)
-    await redis.hset(keys.state(MODEL, request_id), "seq", tip)

@@ -112,7 +112,7 @@ async def test_the_state_holds_what_the_contract_names(rig: Rig) -> None:
     state = await rig.state(job)
 
     assert state["status"] == "queued"
-    assert (state["attempt"], state["owner"], state["seq"], state["deaths"]) == ("0", "", "0", "0")
+    assert (state["attempt"], state["owner"], state["deaths"]) == ("0", "", "0")
     assert (state["reader"], state["resumable"], state["lane"]) == ("node_a", "1", "batch")
     assert (state["account"], state["key"]) == ("acct_a", "key_a")
     assert (state["reserved_ms"], state["deadline_ms"]) == (str(job.reserved_ms), str(job.deadline_ms))
