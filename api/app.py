@@ -11,12 +11,16 @@ from litestar.types import Receive, Scope, Send
 from api.dependencies import provide_node, provide_principal
 from api.errors import handle_error
 from api.node import OpenNode, open_node
+from api.routes.admin import ADMIN_BASE, activate, create_deposit, deactivate, get_account, get_accounts
+from api.routes.admin_models import delete_catalogue_model, get_catalogue, get_catalogue_model, put_catalogue_model
 from api.routes.chat import DECODERS, complete, completions
 from api.routes.credits import get_credits, get_transactions
 from api.routes.health import get_live, get_ready
 from api.routes.keys import create_key, get_keys, get_one_key, revoke_key
 from api.routes.models import get_model, get_models
+from api.routes.sessions import AUTH_BASE, get_me, login, logout, refresh, register
 from api.routes.usage import get_one_receipt, get_summary, get_usage
+from api.routes.webhooks import receive_stripe_event
 from shared import ids
 from shared.settings import Settings
 
@@ -35,7 +39,17 @@ ROUTES = (
     get_one_key,
     revoke_key,
 )
-
+ADMIN_ROUTES = (
+    get_accounts,
+    get_account,
+    deactivate,
+    activate,
+    create_deposit,
+    get_catalogue,
+    get_catalogue_model,
+    put_catalogue_model,
+    delete_catalogue_model,
+)
 
 COMPLETIONS = {base + path: decode for base in BASES for path, decode in DECODERS.items()}
 
@@ -64,7 +78,14 @@ def create_app(settings: Settings, *, open_node: OpenNode = open_node) -> Litest
             yield
 
     return Edge(
-        route_handlers=[*(Router(base, route_handlers=ROUTES) for base in BASES), get_live, get_ready],
+        route_handlers=[
+            *(Router(base, route_handlers=ROUTES) for base in BASES),
+            Router(AUTH_BASE, route_handlers=[register, login, refresh, get_me, logout]),
+            Router(ADMIN_BASE, route_handlers=ADMIN_ROUTES),
+            receive_stripe_event,
+            get_live,
+            get_ready,
+        ],
         lifespan=[hold_node],
         dependencies={
             "node": Provide(provide_node, sync_to_thread=False),

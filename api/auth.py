@@ -2,47 +2,33 @@
 
 A key that is not one by its checksum costs no look-up. What is known of a key, also that it is unknown, is kept at most
 `auth_cache_seconds`, so a revocation anywhere holds here within that time. Postgres down is 503, never 401.
+Sessions are in `api/sessions.py`; `api/dependencies.py` says which of the two a request is asked for.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
-
+from api.lookups import Lookups
 from shared import secrets
 from shared.clock import Clock
 from shared.database.api_keys import Principal
 from shared.errors import AuthenticationFailed, PermissionDenied
 
-CACHED_MOST: Final = 20_000  # keys, known and unknown apart
 _SCHEME: Final = b"bearer "
 _KEY_BYTES_MOST: Final = 512
 
 Find = Callable[[bytes], Awaitable[Principal | None]]  # digest -> whose key it is, in any state
 
 
-class _Known(msgspec.Struct):
-    """What a look-up said, and until when (monotonic seconds) it is believed."""
-
-    principal: Principal | None
-    until: float
-
-
 class Authenticator:
     """Turns an Authorization header into a principal; one per API node."""
-
-    # Invariant: `_asking` holds one task per digest being looked up; all who ask for the same digest wait for it.
 
     def __init__(self, find: Find, *, pepper: str, cache_seconds: float, clock: Clock) -> None:
         self._find = find
         self._pepper = pepper
-        self._cache_seconds = cache_seconds
         self._clock = clock
-        self._known: dict[bytes, _Known] = {}
-        self._unknown: dict[bytes, _Known] = {}  # apart: strangers must not push out customers
-        self._asking: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._lookups = Lookups(self._look_up, cache_seconds=cache_seconds, clock=clock)
         self._used: set[str] = set()
 
     async def authenticate(self, authorization: bytes | None) -> Principal:
@@ -52,46 +38,24 @@ class Authenticator:
         """
         key = _bearer(authorization)
         digest = secrets.digest(key, self._pepper)
-        known = self._known.get(digest) or self._unknown.get(digest)
-        if known is not None and self._clock.monotonic() < known.until:
+        known = self._lookups.recall(digest)
+        if known is not None:
             return _admit(known.principal, self._clock.unix_ms())
         if not secrets.checksum_ok(key):
             raise _incorrect("it is not a key of this service")
-        return _admit(await self._ask(digest), self._clock.unix_ms())
+        return _admit(await self._lookups.ask(digest), self._clock.unix_ms())
 
     def forget(self, key_id: str) -> None:
         """Drop what is known of a key, since it was just revoked."""
-        for digest, known in list(self._known.items()):
-            if known.principal is not None and known.principal.key_id == key_id:
-                del self._known[digest]
+        self._lookups.forget(key_id)
 
     def take_used(self) -> set[str]:
         """Return the ids of the keys looked up since the last call: those in use, up to the cache's age."""
         used, self._used = self._used, set()
         return used
 
-    async def _ask(self, digest: bytes) -> Principal | None:
-        task = self._asking.get(digest)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._look_up(digest))
-            self._asking[digest] = task
-            task.add_done_callback(lambda done: self._answered(digest, done))
-        return await asyncio.shield(task)
-
-    def _answered(self, digest: bytes, task: asyncio.Task[Principal | None]) -> None:
-        self._asking.pop(digest, None)
-        if not task.cancelled():
-            task.exception()  # seen, also where everybody who asked has left
-
     async def _look_up(self, digest: bytes) -> Principal | None:
-        asked = self._clock.monotonic()
         principal = await self._find(digest)
-        kept, other = (self._unknown, self._known) if principal is None else (self._known, self._unknown)
-        other.pop(digest, None)
-        kept.pop(digest, None)
-        if len(kept) >= CACHED_MOST:
-            del kept[next(iter(kept))]
-        kept[digest] = _Known(principal, asked + self._cache_seconds)
         if principal is not None:
             self._used.add(principal.key_id)
         return principal
@@ -118,6 +82,11 @@ def _admit(principal: Principal | None, now_ms: int) -> Principal:
         raise AuthenticationFailed("Incorrect API key provided: the key has expired.", code="token_expired")
     if principal.revoked:
         raise PermissionDenied("This API key has been revoked.")
+    return require_active(principal)
+
+
+def require_active(principal: Principal) -> Principal:
+    """Return `principal`, or raise PermissionDenied where its account was deactivated."""
     if not principal.active:
         raise PermissionDenied("This account has been deactivated.", code="account_deactivated")
     return principal

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from shared.catalogue import Model
 from shared.connections import Connection, Database, postgres_errors
-from shared.database import api_keys, models
+from shared.database import api_keys, models, sessions
 from shared.database.api_keys import Principal
 
 ResultT = TypeVar("ResultT")
@@ -29,8 +29,15 @@ class Ledger:
         return await self.query(lambda connection: api_keys.find_key(connection, digest))
 
     async def find_dead(self, key_ids: Collection[str]) -> set[str]:
-        """Return those keys that may not go on."""
-        return await self.query(lambda connection: api_keys.find_dead(connection, key_ids))
+        """Return those keys, and sessions, that may not go on."""
+        ended = [key_id for key_id in key_ids if sessions.is_session(key_id)]
+        keys = [key_id for key_id in key_ids if not sessions.is_session(key_id)]
+
+        async def look(connection: Connection) -> set[str]:
+            dead = await api_keys.find_dead(connection, keys) if keys else set()
+            return dead | (await sessions.find_ended(connection, ended) if ended else set())
+
+        return await self.query(look)
 
     async def touch_keys(self, key_ids: Collection[str]) -> None:
         """Note that keys were used."""

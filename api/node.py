@@ -15,6 +15,8 @@ from api.auth import Authenticator
 from api.catalogue import CatalogueView
 from api.key_watch import KeyWatch
 from api.ledger import Ledger
+from api.payments import Payments, open_payments
+from api.sessions import Sessions, open_sessions
 from shared import ids, log, presence, revocation
 from shared.admission import Admission
 from shared.channel import NodeBeat, open_log_reader
@@ -36,7 +38,10 @@ logger = log.get_logger("node")
 
 @dataclass(kw_only=True)
 class Node:
-    """The parts that routes use. `ready` is false from the moment the node is told to stop."""
+    """The parts that routes use. `ready` is false from the moment the node is told to stop.
+
+    Without the secrets that they need there are no `sessions`, or no `payments`.
+    """
 
     settings: Settings
     authenticator: Authenticator
@@ -45,6 +50,8 @@ class Node:
     ledger: Ledger
     redis: Redis
     decoders: ThreadPoolExecutor
+    sessions: Sessions | None = None
+    payments: Payments | None = None
     ready: bool = True
 
     async def health(self, model: str) -> Health:
@@ -52,8 +59,10 @@ class Node:
         return await presence.health(self.redis, model)
 
     async def revoke(self, key_id: str) -> None:
-        """Stop a key that was just revoked in the ledger: here at once, in the queue, and elsewhere within seconds."""
+        """Stop a key or session that just ended in the ledger: here at once, in the queue, elsewhere within seconds."""
         self.authenticator.forget(key_id)
+        if self.sessions is not None:
+            self.sessions.forget(key_id)
         self.dispatcher.cancel_keys([key_id])
         try:
             await revocation.mark_revoked(self.redis, [model.id for model in await self.catalogue.all()], key_id)
@@ -83,6 +92,7 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
         stack.push_async_callback(_stop, asyncio.create_task(watch.run(api.key_check_seconds)))
         catalogue = CatalogueView(ledger.list_models, fresh_seconds=api.catalogue_cache_seconds, clock=clock)
         stack.push_async_callback(catalogue.close)
+        sessions = stack.enter_context(open_sessions(settings, ledger, clock=clock))
         yield Node(
             settings=settings,
             authenticator=authenticator,
@@ -91,6 +101,8 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
             ledger=ledger,
             redis=redis,
             decoders=decoders,
+            sessions=sessions,
+            payments=open_payments(settings.secrets.stripe_webhook_secret),
         )
 
 

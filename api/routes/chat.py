@@ -15,6 +15,7 @@ from litestar.types import Receive, Scope, Send
 
 from api.body import ClientLeft, check_json, linger, read_body, worth_stopping
 from api.client import Client
+from api.dependencies import identify
 from api.errors import HttpError, http_error, internal_error
 from api.exchange import Exchange, exchange_of
 from api.node import Node
@@ -63,7 +64,7 @@ async def complete(node: Node, decode: Decode, scope: Scope, receive: Receive, s
     try:
         if scope["method"] != "POST":  # type: ignore[typeddict-item]
             raise Refusal("Only POST is allowed here.", code="method_not_allowed")
-        principal = await node.authenticator.authenticate(headers.get(b"authorization"))
+        principal = await identify(node, scope, headers)
         body = await _read(node.settings.api, headers, exchange, receive)
         unread = False
         request = await _decode(node, decode, body)

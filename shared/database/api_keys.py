@@ -216,6 +216,12 @@ async def find_dead(connection: Connection, key_ids: Collection[str]) -> set[str
     return {row["id"] for row in rows}
 
 
+async def make_admin(connection: Connection, key_id: str) -> bool:
+    """Make a key an operator's; False where there is none. The command line alone does so."""
+    status = await connection.execute("UPDATE api_keys SET admin = TRUE WHERE id = $1", key_id)
+    return bool(status == "UPDATE 1")
+
+
 async def touch_keys(connection: Connection, key_ids: Collection[str]) -> None:
     """Note that these keys were used; at most once a minute for each."""
     await connection.execute(

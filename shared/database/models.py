@@ -37,6 +37,12 @@ async def add_model(connection: Connection, model: Model) -> None:
     )
 
 
+async def remove_model(connection: Connection, model_id: str) -> bool:
+    """Take a model out of the catalogue; False where there is none. Its open requests still end."""
+    status = await connection.execute("DELETE FROM models WHERE id = $1", model_id)
+    return bool(status == "DELETE 1")
+
+
 async def list_models(connection: Connection) -> list[Model]:
     """Return every model, by id."""
     return list((await read_catalogue(connection)).models)

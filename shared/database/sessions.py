@@ -22,9 +22,9 @@ class LoggedIn(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
 
 
-def is_session(key_id: str) -> bool:
+def is_session(key_id: str | None) -> bool:
     """Tell whether what a request names as its key is a session."""
-    return key_id.startswith(SESSION_PREFIX)
+    return key_id is not None and key_id.startswith(SESSION_PREFIX)
 
 
 async def begin_session(connection: Connection, *, user_id: str, seconds_most: float) -> LoggedIn:

@@ -16,7 +16,7 @@ MAY_IMPORT = {
 
 # `shared`, from the lowest layer up. A module may import its own layer and those below.
 LAYERS = (
-    {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets"},
+    {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets", "emails", "model_ids"},
     {"pricing", "keys", "wire", "connections", "batcher", "metrics", "catalogue", "openai", "outbox"},
     {"queue", "channel", "presence", "limits", "throttle", "revocation", "database"},
     {"admission", "dispatch", "submission"},

@@ -210,7 +210,7 @@ async def test_who_stops_waiting_does_not_stop_the_others(authenticator: Authent
 async def test_strangers_do_not_push_out_customers(
     authenticator: Authenticator, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.auth.CACHED_MOST", 3)
+    monkeypatch.setattr("api.lookups.CACHED_MOST", 3)
     key = keys.add()
     await authenticator.authenticate(bearer(key))
 
