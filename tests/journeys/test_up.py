@@ -340,6 +340,8 @@ def _until(claim: Callable[[], bool]) -> None:
 @contextmanager
 def _slow_stream(product: LocalProduct) -> Iterator[None]:
     """Keep a stream open that has had its first chunk and takes much longer than a test."""
+    health = f"{product.ready['base_url']}/models/sim/slow/health"
+    _until(lambda: httpx.get(health, timeout=10).json().get("status") == "ready")
     with httpx.stream(
         "POST",
         f"{product.ready['base_url']}/chat/completions",
@@ -347,6 +349,7 @@ def _slow_stream(product: LocalProduct) -> Iterator[None]:
         json={"model": "sim/slow", "messages": [{"role": "user", "content": "Hello!"}], "stream": True},
         timeout=30,
     ) as answer:
+        assert answer.status_code == 200
         next(answer.iter_bytes())
         yield
 
