@@ -11,7 +11,7 @@ ENVIRONMENT_NAMES = {"environ", "environb", "getenv", "getenvb", "putenv"}
 # Every broad `except`, with its reason: the loops that must go on whatever happens, and those that only carry an error
 # from where it happened to who waits for it.
 BROAD = {
-    "workers/inference/complete.py": (1, "worker loop: one bad request must not end the others"),
+    "workers/inference/run.py": (1, "worker loop: one bad request must not end the others"),
     "shared/queue/running.py": (1, "worker loop: one failed run must not end the others"),
     "api/errors.py": (1, "HTTP edge: whatever fails is answered in OpenAI's shape"),
     "api/routes/chat.py": (2, "HTTP edge: whatever fails is an error body, or one event after the status line"),

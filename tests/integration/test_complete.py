@@ -221,7 +221,7 @@ async def test_a_redis_that_blinks_during_the_replay_costs_no_answer(
             raise DependencyUnavailable
         return await read_log(*arguments, **options)
 
-    monkeypatch.setattr("workers.inference.complete.read_log", blinking)
+    monkeypatch.setattr("workers.inference.run.read_log", blinking)
     await bench.completer(claim)
 
     record = await bench.record()

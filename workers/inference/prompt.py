@@ -11,7 +11,9 @@ from typing import Final
 from shared.errors import InvalidRequest
 from shared.wire import PLAIN_CHAT, Message, Task
 from workers.engines.base import Engine
+from workers.inference.reasoning import reasons
 from workers.inference.template import PLAIN_WORDS, ROLES, ChatTemplate, Piece
+from workers.inference.tool_calls import ToolForm, form_of
 
 KEPT_PIECES_MOST: Final = 4096  # distinct template pieces whose ids are kept
 KEPT_CHARACTERS_MOST: Final = 4096  # of one piece: those with a client's tools are longer
@@ -27,6 +29,8 @@ class PromptBuilder:
         self._context = engine.context
         self._prefix = engine.prompt_prefix_ids
         self.template: Final = ChatTemplate(engine.chat_template, engine.template_variables, is_text=self._is_text)
+        self.tool_form: Final[ToolForm | None] = form_of(engine.chat_template) if self.template.takes_tools else None
+        self.reasons: Final = reasons(engine.chat_template)
         self._kept: dict[str, list[int]] = {}
         self.template_tokens, self.message_tokens = self._measure()
 
@@ -45,6 +49,12 @@ class PromptBuilder:
             return list(prompt)
         self._check_bytes(len(prompt.encode()), "prompt")
         return [*self._prefix, *self._tokenizer.encode(prompt, special=False)]
+
+    def text_of(self, prompt: str | Sequence[int]) -> str:
+        """Return the text of a bare prompt."""
+        if isinstance(prompt, str):
+            return prompt
+        return b"".join(map(self._tokenizer.token_bytes, prompt)).decode(errors="replace")
 
     def _check_bytes(self, content_bytes: int, param: str) -> None:
         tokens_least = content_bytes // self._tokenizer.longest_token_bytes

@@ -56,7 +56,7 @@ class ToolCallStream:
         self._form = form
         self._request_id = request_id
         self._choice = choice
-        self._parallel = parallel
+        self.parallel = parallel
         self._state: Literal["text", "head", "arguments", "tail", "plain", "done"] = "text" if form.begin else "head"
         self._held = ""
         self._depth = 0
@@ -173,7 +173,7 @@ class ToolCallStream:
             self._end_call()
 
     def _end_call(self) -> None:
-        self._state = "text" if self._parallel else "done"
+        self._state = "text" if self.parallel else "done"
 
     def _new_call(self, name: str, arguments: str) -> ToolCallDelta:
         index = self.calls
