@@ -54,8 +54,11 @@ async def csv_response(name: str, page: Page, fetch: Fetch[RowT], shape: Shape[R
 
     return Stream(
         write(),
-        media_type="text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="{name}.csv"', "cache-control": "no-store"},
+        headers={
+            "content-type": "text/csv; charset=utf-8",  # a Stream's media_type gives way to that of its route
+            "content-disposition": f'attachment; filename="{name}.csv"',
+            "cache-control": "no-store",
+        },
     )
 
 

@@ -104,7 +104,8 @@ async def _find_many(
            AND position >= CASE WHEN $4::TIMESTAMPTZ IS NULL THEN 0 ELSE position_before($1, $4) END
            AND position < CASE WHEN $5::TIMESTAMPTZ IS NULL THEN $2
                 ELSE position_before($1, $5 + INTERVAL '20 minutes') END
-           AND created_at >= coalesce($4, '-infinity') AND created_at < coalesce($5, 'infinity')
+           AND created_at >= coalesce($4, '-infinity'::TIMESTAMPTZ)
+           AND created_at < coalesce($5, 'infinity'::TIMESTAMPTZ)
            AND ($6::TEXT IS NULL OR type = $6)
          ORDER BY position DESC LIMIT $3
         """,
@@ -129,7 +130,8 @@ async def _find_few(
                 UNION ALL
                 SELECT * FROM transfers WHERE id = 'txn_' || id_suffix($7) AND account_id = $1 AND type = 'deduction') t
          WHERE position < $2
-           AND created_at >= coalesce($4, '-infinity'::TIMESTAMPTZ) AND created_at < coalesce($5, 'infinity')
+           AND created_at >= coalesce($4, '-infinity'::TIMESTAMPTZ)
+           AND created_at < coalesce($5, 'infinity'::TIMESTAMPTZ)
            AND ($6::TEXT IS NULL OR type = $6) AND ($7 IS NULL OR request_id = $7)
          ORDER BY position DESC LIMIT $3
         """,

@@ -9,6 +9,7 @@ import pytest
 from api.node import Node, open_node
 from shared import ids, secrets
 from shared.catalogue import Model
+from shared.clock import SystemClock
 from shared.connections import Database
 from shared.database import accounts, api_keys, models, transfers
 from shared.pricing import Prices, parse_credits
@@ -25,6 +26,18 @@ class Product:
         self.database = database
         self.pepper = settings.secrets.key_pepper
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", timeout=10)
+
+    async def add_model(self, model: str) -> None:
+        """Add a model to the catalogue, which the node reads anew at its next question for it."""
+        async with self.database.acquire() as connection:
+            await models.add_model(
+                connection, Model(id=model, engine="simulator", context=4096, prices=Prices(100, 50, 300))
+            )
+
+    def clock_ahead(self, *, seconds: float) -> None:
+        """Let time go on for those who check keys."""
+        for node in self.nodes:
+            node.authenticator._clock = _Ahead(seconds)
 
     async def customer(self, deposit: str = "10", **limits: Any) -> tuple[str, dict[str, str]]:
         """Return a new account's id and the headers of its first key."""
@@ -51,15 +64,22 @@ class Product:
 
 @pytest.fixture
 async def product(settings: Settings, database: Database) -> AsyncIterator[Product]:
-    async with database.acquire() as connection:
-        await models.add_model(
-            connection, Model(id="Org/m", engine="simulator", context=4096, prices=Prices(100, 50, 300))
-        )
     async with open_node(settings) as node, serve_app(settings, lambda _: _Held(node)) as served:
         product = Product(served.port, database, settings)
         product.nodes.append(node)
+        await product.add_model("Org/m")
         async with product.client:
             yield product
+
+
+class _Ahead(SystemClock):
+    """A clock some seconds ahead."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def unix_ms(self) -> int:
+        return super().unix_ms() + int(self._seconds * 1000)
 
 
 class _Held:
