@@ -226,3 +226,19 @@ async def test_a_redis_that_blinks_during_the_replay_costs_no_answer(
 
     record = await bench.record()
     assert (record.status, record.finish_reason, record.usage.completion_tokens) == ("completed", "length", 8)
+
+
+async def test_the_time_to_the_first_token_outlives_the_attempt_that_made_it(bench: Bench) -> None:
+    bench.writer.gate.set()
+    first = await bench.claim(sampling=Sampling(max_tokens=8))
+    await bench.rig.append(first, 3)
+    logged_ms = SystemClock().unix_ms()
+    await bench.rig.die(first.job)
+    await bench.rig.reap()
+
+    await bench.completer(await bench.rig.claim_one())
+
+    record = await bench.record()
+    assert record.attempts == 2
+    assert record.ttft_ms is not None
+    assert 0 <= record.ttft_ms <= logged_ms - first.job.reserved_ms
