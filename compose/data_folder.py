@@ -1,6 +1,6 @@
 """The folder in which `inferbase up` keeps what must last between runs, readable by its owner alone.
 
-secrets.json      pepper of the keys and key of the inner wire, made at the first run
+secrets.json      pepper of the keys, keys of the inner wire and of session cookies, made at the first run
 credentials.json  the account and API key that `up` made, so that a later run prints the same ones
 ready.json        where a running `up` can be reached; removed when it stops
 lock              held while `up` runs
@@ -101,6 +101,8 @@ class DataFolder:
         kept = self._read("secrets.json", SecretSettings)
         if kept is None:
             kept = SecretSettings(key_pepper=secrets.token_urlsafe(48), wire_key=secrets.token_urlsafe(48))
+        if not kept.jwt_key:  # new, or made before there were sessions
+            kept = msgspec.structs.replace(kept, jwt_key=secrets.token_urlsafe(48))
             write_private(self.path / "secrets.json", msgspec.json.encode(kept))
         return kept
 

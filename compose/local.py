@@ -29,13 +29,21 @@ from compose.stopping import Stopping, StopRequested, stop_signals
 from compose.supervisor import OurProcess, Supervised, Supervisor
 from compose.terminal import complain, say, say_from_signal, step
 from shared.catalogue import Model
-from shared.settings import SecretSettings, Settings, environment_of, inherited_environment, load_settings
+from shared.settings import Settings, environment_of, inherited_environment, load_settings
 
 INFERENCE_PATH: Final = "/api/v1/inference"
 STOP_ORDER: Final = ("api", "worker", "settlement", "janitor")
 STOP_GRACE_SECONDS: Final = 10.0  # beyond a process's own drain time
 API_NODES_MOST: Final = 64
 WORKERS_MOST: Final = 64
+
+# What a process has no use for: cookies and payments are the API's business, and a worker reaches Redis only.
+OF_THE_API: Final = ("INFERBASE_JWT_KEY", "INFERBASE_STRIPE_WEBHOOK_SECRET")
+UNKNOWN_TO: Final = {
+    "worker": (*OF_THE_API, "INFERBASE_DATABASE_URL", "INFERBASE_KEY_PEPPER"),
+    "settlement": OF_THE_API,
+    "janitor": OF_THE_API,
+}
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,10 +124,11 @@ class Local:
 
     def _with_secrets(self) -> Settings:
         given, kept = self._settings.secrets, self._folder.secrets()
-        chosen = SecretSettings(
+        chosen = msgspec.structs.replace(
+            given,
             key_pepper=given.key_pepper or kept.key_pepper,
             wire_key=given.wire_key or kept.wire_key,
-            wire_key_previous=given.wire_key_previous,
+            jwt_key=given.jwt_key or kept.jwt_key,
         )
         return msgspec.structs.replace(self._settings, secrets=chosen)
 
@@ -158,9 +167,8 @@ class Local:
         self, role: str, index: int, variables: dict[str, str], *, stop_seconds: float, port: int = 0
     ) -> Supervised:
         environment = inherited_environment() | environment_of(self._settings) | variables
-        if role == "worker":  # reaches Redis only
-            for name in ("INFERBASE_DATABASE_URL", "INFERBASE_KEY_PEPPER"):
-                environment.pop(name)
+        for name in UNKNOWN_TO.get(role, ()):
+            environment.pop(name)
         log = self._folder.logs / f"{role}-{index}.log"
         child = Child(
             f"{role}-{index}", [sys.executable, "-P", "-m", "compose.cli", role], log=log, environment=environment

@@ -96,7 +96,10 @@ def _with_secrets(settings: Settings, folder: DataFolder) -> Settings:
         return settings
     given = settings.secrets
     chosen = msgspec.structs.replace(
-        given, key_pepper=given.key_pepper or kept.key_pepper, wire_key=given.wire_key or kept.wire_key
+        given,
+        key_pepper=given.key_pepper or kept.key_pepper,
+        wire_key=given.wire_key or kept.wire_key,
+        jwt_key=given.jwt_key or kept.jwt_key,
     )
     return msgspec.structs.replace(settings, secrets=chosen)
 

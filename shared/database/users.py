@@ -24,14 +24,14 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def register(
-    connection: Connection, *, email: str, password_hash: str, concurrency: int = 0, admin: bool = False
+    connection: Connection, *, email: str, password_hash: str, admin: bool = False, **limits: int
 ) -> User:
-    """Add a user with an account of their own, without credits.
+    """Add a user with an account of their own, without credits; `limits` are those of `create_account`.
 
     Raises Conflict (`account_exists`) where the address has a user or an account: nobody takes over either.
     """
     async with connection.transaction():
-        account = await create_account(connection, email=email, concurrency=concurrency)
+        account = await create_account(connection, email=email, **limits)
         try:
             row = await connection.fetchrow(
                 """

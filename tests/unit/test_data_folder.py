@@ -24,6 +24,16 @@ def test_secrets_are_made_once_and_differ_between_folders(folder: DataFolder, tm
     assert len(folder.secrets().key_pepper) >= 32
 
 
+def test_a_folder_from_before_there_were_sessions_gets_a_key_for_them(folder: DataFolder) -> None:
+    write_private(folder.path / "secrets.json", b'{"key_pepper":"old pepper","wire_key":"old key"}')
+
+    found = folder.secrets()
+
+    assert (found.key_pepper, found.wire_key) == ("old pepper", "old key")
+    assert len(found.jwt_key) >= 32
+    assert folder.kept_secrets() == found
+
+
 def test_what_is_kept_can_be_read_by_its_owner_only(folder: DataFolder) -> None:
     folder.secrets()
     folder.keep_credentials(Credentials(account_id="acct_1", key_id="key_1", api_key="k"))
