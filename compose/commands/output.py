@@ -70,4 +70,6 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Mapping):
         return " ".join(f"{name}={_text(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "-"
     return str(value)
