@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.errors import EngineFailed, SettingsInvalid
 from shared.wire import Message
 from tests.contract.engines import collect, ids, opened, prompt, sampling
-from workers.engines.base import Delta, Engine
+from workers.engines.base import Delta, Engine, EngineGuide, GuideForm
 from workers.engines.simulator_script import Answer, Script
 from workers.engines.simulator_words import SimulatorTokenizer
 from workers.inference.prompt import PromptBuilder
@@ -56,6 +56,38 @@ def test_whatever_is_to_be_said_is_the_answer(text: str) -> None:
     made = [answer.token_id(position) for position in range(answer.tokens)]
 
     assert b"".join(map(TOKENIZER.token_bytes, made)) == text.encode()
+
+
+async def test_a_call_of_a_function_is_made_as_hermes_models_make_it() -> None:
+    async with opened("simulator") as engine:
+        answer = await ask(engine, 'Please.\nCall the function get_weather with {"city":"Z\u00fcrich"}')
+
+        assert answer == '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Z\u00fcrich"}}\n</tool_call>'
+
+
+async def test_several_lines_make_several_calls() -> None:
+    async with opened("simulator") as engine:
+        answer = await ask(engine, "Call the function a.b with {}\nCall the function c-d with not JSON")
+
+        assert answer.count("<tool_call>") == 2
+        assert '{"name": "c-d", "arguments": not JSON}' in answer
+
+
+async def test_a_guide_outweighs_the_script() -> None:
+    guide = EngineGuide(forms=(GuideForm("", '{"enum": [7]}', ""),), param="response_format")
+    async with opened("simulator") as engine:
+        deltas = await collect(engine.generate("a", prompt(engine, "Say exactly: 9"), sampling(9, guide=guide)))
+
+        assert text_of(engine, deltas) == "7"
+
+
+async def test_what_is_scripted_is_said_where_the_guide_allows_it() -> None:
+    guide = EngineGuide(forms=(GuideForm("", '{"type": "object"}', ""),), param="response_format")
+    async with opened("simulator") as engine:
+        asked = prompt(engine, 'Say exactly: {"a": [1, 2, {"b": "c d"}]}')
+        deltas = await collect(engine.generate("a", asked, sampling(90, guide=guide)))
+
+        assert text_of(engine, deltas) == '{"a": [1, 2, {"b": "c d"}]}'
 
 
 async def test_only_the_last_user_turn_is_obeyed() -> None:

@@ -24,6 +24,7 @@ from workers.engines.base import EngineGuide, Tokenizer
 GUIDE_CHARACTERS_MOST: Final = 131_072  # of all schemas and texts of a guide
 FORMS_MOST: Final = 256
 BUILD_SECONDS_MOST: Final = 5.0
+STEPS_TRIED: Final = 4
 GRAMMARS_KEPT: Final = 16
 REASON_CHARACTERS_MOST: Final = 300
 JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # whitespace ends
@@ -119,9 +120,23 @@ class Grammars:
         for index in range(len(guide.forms)):
             rule = next(line for line in grammar.split("\n") if line.startswith(f"json{index}: "))
             alone = _matcher(self._own, f"%llguidance {{}}\nstart: json{index}\n{rule}", guide)
-            if not int.from_bytes(alone.compute_bitmask(), "little") or alone.is_stopped():
-                raise InvalidRequest(f"{guide.param} has a schema that no JSON can match.", param=guide.param)
+            self._try_first_steps(alone, guide)
         return _matcher(self._own, grammar, guide)
+
+    def _try_first_steps(self, matcher: LLMatcher, guide: EngineGuide) -> None:
+        """Raise InvalidRequest where a schema cannot be begun: it has no instance, or each step takes too much."""
+        for step in range(STEPS_TRIED):
+            allowed = int.from_bytes(matcher.compute_bitmask(), "little")
+            if matcher.is_error():
+                raise InvalidRequest(f"{guide.param} is too complex to be enforced.", param=guide.param)
+            if not allowed or matcher.is_stopped():
+                if step == 0:
+                    raise InvalidRequest(f"{guide.param} has a schema that no JSON can match.", param=guide.param)
+                return
+            token_id = (allowed & -allowed).bit_length() - 1
+            if token_id in self._end_token_ids:
+                return
+            matcher.consume_token(token_id)
 
     def _vocabulary_of(self) -> "_Vocabulary":
         texts = [self._tokenizer.token_bytes(token_id) for token_id in range(self._vocabulary)]
