@@ -103,6 +103,7 @@ def _networks(text: str) -> tuple[Network, ...]:
 def _checked_origin(text: str) -> str:
     """Return an origin as browsers write it; SettingsInvalid for anything else."""
     parts = urlsplit(text)
-    if text and (parts.scheme not in ("http", "https") or text.lower() != f"{parts.scheme}://{parts.netloc}".lower()):
+    plain = parts.scheme in ("http", "https") and parts.netloc and "@" not in parts.netloc
+    if text and not (plain and text.lower() == f"{parts.scheme}://{parts.netloc}".lower()):
         raise SettingsInvalid("INFERBASE_PUBLIC_ORIGIN must be like https://api.example.com, without a path")
     return text.lower()
