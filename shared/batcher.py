@@ -26,7 +26,7 @@ class Batcher(Generic[ItemT, ResultT]):
     halving of a failing batch belong to `send`, which knows the errors of its store.
     """
 
-    # Invariant: `_task` is alive while `_waiting` holds anything.
+    # Invariant: `_task` is alive while `_waiting` holds anything, and runs on `_loop`.
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Batcher(Generic[ItemT, ResultT]):
         self._gather_most = gather_most
         self._on_orphan = on_orphan
         self._waiting: deque[tuple[ItemT, asyncio.Future[ResultT]]] = deque()
+        self._loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[None] | None = None
         self._send_at = 0.0  # loop time before which the next batch gathers
         self._gathered: asyncio.Future[None] | None = None
@@ -53,11 +54,12 @@ class Batcher(Generic[ItemT, ResultT]):
         """Take `item` and return the future of its result; DependencyUnavailable where too many wait already."""
         if len(self._waiting) >= self._waiting_most:
             raise DependencyUnavailable
-        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._drain())
-        elif self._gathered is not None and len(self._waiting) >= self._gather_most:
+            self._loop = asyncio.get_running_loop()  # not for each item: it asks the kernel for the process id
+            self._task = self._loop.create_task(self._drain())
+        future: asyncio.Future[ResultT] = self._loop.create_future()
+        self._waiting.append((item, future))
+        if self._gathered is not None and len(self._waiting) >= self._gather_most:
             _wake(self._gathered)
         return future
 
