@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -119,7 +119,7 @@ class Cluster:
     def base_url(self, name: str = "api0") -> str:
         return f"http://127.0.0.1:{self.ports[name]}/api/v1/inference"
 
-    async def add_account(self, credits: str = "1000", *, concurrency: int = 0) -> tuple[str, str]:
+    async def add_account(self, credits: str = "1000", *, concurrency: int = 0, **key_options: Any) -> tuple[str, str]:
         """Make an account with a key; return (account id, raw key)."""
         raw = secrets.make_key()
         async with self.database.acquire() as connection:
@@ -140,9 +140,8 @@ class Cluster:
                 name="test",
                 digest=secrets.digest(raw, PEPPER),
                 prefix=secrets.prefix(raw),
-                rpm=0,
-                tpm=0,
                 concurrency=concurrency,
+                **key_options,
             )
         return account.id, raw
 
