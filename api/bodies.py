@@ -7,6 +7,7 @@ from typing import Any, Final
 from litestar import Request
 
 from api.body import check_json
+from api.parameters import Parameters
 from shared.errors import InvalidRequest
 from shared.openai import fields
 from shared.openai.bounded_json import parse_object
@@ -21,8 +22,9 @@ async def read_fields(
 ) -> dict[str, Any]:
     """Return the fields of a body, each through its check; an optional one that is absent or null is left out.
 
-    Raises Refusal (413, 415) and InvalidRequest, also for any field that is not in `checks`.
+    Raises Refusal (413, 415) and InvalidRequest, also for any field that is not in `checks` and any query parameter.
     """
+    Parameters(request)
     check_json(dict(request.scope["headers"]))
     given = parse_object(await request.body())
     for name in given:
@@ -41,6 +43,7 @@ async def read_fields(
 
 async def read_nothing(request: Request[Any, Any, Any]) -> None:
     """Read the body of a route that takes none: empty, or an empty object. Raises as `read_fields`."""
+    Parameters(request)
     if await request.body():
         await read_fields(request, {})
 

@@ -64,8 +64,11 @@ async def get_accounts(request: KeyRequest, node: NamedDependency[Node]) -> Resp
 
 
 @get("/accounts/{account_id:str}", guards=[require_admin])
-async def get_account(account_id: FromPath[str], node: NamedDependency[Node]) -> Response[AccountBody]:
+async def get_account(
+    account_id: FromPath[str], request: KeyRequest, node: NamedDependency[Node]
+) -> Response[AccountBody]:
     """Return one account."""
+    Parameters(request)
     return Response(_account_body(await _account(node, account_id)), headers=NO_STORE)
 
 

@@ -8,9 +8,10 @@ from litestar import Response, delete, get, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from api.bodies import decimal, read_fields
+from api.bodies import decimal, read_fields, read_nothing
 from api.dependencies import KeyRequest, require_admin
 from api.node import Node
+from api.parameters import Parameters
 from api.routes.sessions import NO_STORE
 from shared.catalogue import Model
 from shared.connections import Connection
@@ -55,16 +56,20 @@ class RemovedModelBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @get("/models", guards=[require_admin])
-async def get_catalogue(node: NamedDependency[Node]) -> Response[ListBody[CatalogueModelBody]]:
+async def get_catalogue(request: KeyRequest, node: NamedDependency[Node]) -> Response[ListBody[CatalogueModelBody]]:
     """List all models with their prices and options."""
+    Parameters(request)
     data = [_model_body(model) for model in await node.ledger.list_models()]
     first, last = (data[0].id, data[-1].id) if data else (None, None)
     return Response(ListBody(data=data, first_id=first, last_id=last, has_more=False), headers=NO_STORE)
 
 
 @get("/models/{model_path:path}", guards=[require_admin])
-async def get_catalogue_model(model_path: FromPath[str], node: NamedDependency[Node]) -> Response[CatalogueModelBody]:
+async def get_catalogue_model(
+    model_path: FromPath[str], request: KeyRequest, node: NamedDependency[Node]
+) -> Response[CatalogueModelBody]:
     """Return one model with its prices and options."""
+    Parameters(request)
     model_id = _model_id(model_path)
     found = await _find(node, model_id)
     if found is None:
@@ -93,8 +98,11 @@ async def put_catalogue_model(
 
 
 @delete("/models/{model_path:path}", guards=[require_admin], status_code=200)
-async def delete_catalogue_model(model_path: FromPath[str], node: NamedDependency[Node]) -> Response[RemovedModelBody]:
+async def delete_catalogue_model(
+    model_path: FromPath[str], request: KeyRequest, node: NamedDependency[Node]
+) -> Response[RemovedModelBody]:
     """Take a model out; what runs of it ends by itself."""
+    await read_nothing(request)
     model_id = _model_id(model_path)
     if not await node.ledger.query(lambda connection: models.remove_model(connection, model_id)):
         raise _unknown(model_id)

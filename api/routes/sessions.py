@@ -15,6 +15,7 @@ from api.bodies import read_fields, read_nothing
 from api.callers import Caller
 from api.dependencies import KeyRequest, not_logged_in, require_session, sessions_are_off
 from api.node import Node
+from api.parameters import Parameters
 from api.passwords import PASSWORD_CHARACTERS_LEAST, PASSWORD_CHARACTERS_MOST
 from api.sessions import Sessions, Ticket
 from shared import emails
@@ -95,6 +96,7 @@ async def get_me(
     request: KeyRequest, node: NamedDependency[Node], principal: NamedDependency[Principal]
 ) -> Response[UserBody]:
     """Say who is logged in."""
+    Parameters(request)
     sessions, caller = _sessions(node, request)
     expires_at = sessions.claims(dict(request.scope["headers"]), caller).expires_at
     return Response(_body(await _user(node, principal), expires_at), headers=NO_STORE)

@@ -78,6 +78,21 @@ async def test_a_key_of_an_operator_opens_them(site: Site) -> None:
     assert by_child.status_code == 404, "what a key makes is no operator's"
 
 
+async def test_an_unknown_parameter_is_400_and_changes_nothing(site: Site) -> None:
+    admin = await operator(site)
+    _, account_id = await site.user()
+
+    for method, path in ROUTES:
+        where = f"{ADMIN}{path.replace('acct_1', account_id)}?force=1"
+        body = None if method in ("GET", "DELETE") else {}
+        refused = await admin.send(method, where, json=body, headers={"idempotency-key": "k"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "force"), path
+    assert (await admin.get(f"{ADMIN}/models/{MODEL_ID}")).status_code == 200
+    for verb in ("deactivate", "activate"):
+        refused = await admin.post(f"{ADMIN}/accounts/{account_id}/{verb}", json={"balance": "1"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "balance")
+
+
 async def test_accounts_are_listed_page_by_page(site: Site) -> None:
     admin = await operator(site)
     made = [(await site.user())[1] for _ in range(3)]
