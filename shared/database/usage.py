@@ -77,26 +77,29 @@ async def list_usage(
 
     Raises NotFound if `after` is no usage row of this account.
     """
-    closed_at = None if after is None else await _closed_at(connection, account_id, after)
+    # One upper bound: of two, Postgres would begin to read at the cursor's and throw away all that is younger.
+    before, before_id = where.created_before, ""
+    if after is not None:
+        closed_at = await _closed_at(connection, account_id, after)
+        if before is None or closed_at < before:
+            before, before_id = closed_at, after
     rows = await connection.fetch(
         """
         SELECT id, request_id, created_at, account_id, key_id, model, status, code, finish_reason, stream,
                prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts
           FROM usage
          WHERE account_id = $1
-           AND (created_at, id) < (coalesce($2, 'infinity'::TIMESTAMPTZ), coalesce($3, ''))
+           AND (created_at, id) < (coalesce($2, 'infinity'::TIMESTAMPTZ), $3)
            AND created_at >= coalesce($5, '-infinity'::TIMESTAMPTZ)
-           AND created_at < coalesce($6, 'infinity'::TIMESTAMPTZ)
-           AND ($7::TEXT IS NULL OR model = $7) AND ($8::TEXT IS NULL OR key_id = $8)
-           AND ($9::TEXT IS NULL OR status = $9)
+           AND ($6::TEXT IS NULL OR model = $6) AND ($7::TEXT IS NULL OR key_id = $7)
+           AND ($8::TEXT IS NULL OR status = $8)
          ORDER BY created_at DESC, id DESC LIMIT $4
         """,
         account_id,
-        closed_at,
-        after,
+        before,
+        before_id,
         limit + 1,
         where.created_after,
-        where.created_before,
         where.model,
         where.key_id,
         where.status,
