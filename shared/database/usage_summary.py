@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from shared.connections import Connection
+from shared.database.sessions import SESSION_PREFIX
 
 GROUPS_MOST: Final = 10_000  # rows of one answer
 
@@ -28,7 +29,10 @@ class SummaryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The sums of one bucket and group. bucket: Unix seconds at its begin; cost: nanocredits."""
+    """The sums of one bucket and group. bucket: Unix seconds at its begin; cost: nanocredits.
+
+    key_id: None where keys are not told apart, and for all sessions together.
+    """
 
     bucket: int
     model: str | None
@@ -48,7 +52,8 @@ async def summarize_usage(connection: Connection, account_id: str, query: Summar
     rows = await connection.fetch(
         """
         SELECT floor(extract(epoch FROM created_at) / $4::BIGINT)::BIGINT * $4::BIGINT AS bucket,
-               CASE WHEN $5::BOOLEAN THEN model END AS model, CASE WHEN $6::BOOLEAN THEN key_id END AS key_id,
+               CASE WHEN $5::BOOLEAN THEN model END AS model,
+               CASE WHEN $6::BOOLEAN AND NOT starts_with(key_id, $10) THEN key_id END AS key_id,
                count(*) AS requests, count(*) FILTER (WHERE status = 'completed') AS completed,
                count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
                count(*) FILTER (WHERE status = 'failed') AS failed,
@@ -68,5 +73,6 @@ async def summarize_usage(connection: Connection, account_id: str, query: Summar
         None if query.models is None else list(query.models),
         None if query.key_ids is None else list(query.key_ids),
         GROUPS_MOST + 1,
+        SESSION_PREFIX,
     )
     return [SummaryRow(**row) for row in rows]

@@ -191,7 +191,10 @@ class ReceiptBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageResultBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The sums of a bucket, or of one group of it; `model` and `api_key_id` are null where they are not grouped by."""
+    """The sums of a bucket, or of one group of it; `model` and `api_key_id` are null where they are not grouped by.
+
+    Grouped by keys, what sessions asked for is the group without one.
+    """
 
     object: Literal["usage.result"] = "usage.result"
     model: str | None

@@ -314,6 +314,19 @@ async def test_a_summary_is_grouped_and_filtered(book: Book) -> None:
     assert await groups(models="org/none") == []
 
 
+async def test_a_summary_by_keys_has_sessions_as_one_group_without_a_key(book: Book) -> None:
+    for session_id in ("sess_a", "sess_b"):
+        row = await book.run()
+        await book.database.execute("ALTER TABLE usage DISABLE TRIGGER ALL")
+        await book.database.execute("UPDATE usage SET key_id = $2 WHERE request_id = $1", row.request_id, session_id)
+    await book.run()
+
+    page = (await book.get("/usage/summary", start_time=NOW - 86400, group_by="api_key_id")).json()
+
+    results = [result for bucket in page["data"] for result in bucket["results"]]
+    assert {(result["api_key_id"], result["requests"]) for result in results} == {(book.customer.key_id, 1), (None, 2)}
+
+
 async def test_a_summary_is_read_page_by_page(book: Book) -> None:
     await book.run()
     start = NOW // 60 * 60 - 290
