@@ -18,6 +18,7 @@ from shared.connections import Database
 from shared.database import api_keys, transfers
 from shared.database.requests import Reserve, reserve_many
 from shared.database.settlements import settle_many
+from shared.errors import DependencyUnavailable
 from tests.integration.account_product import Product
 from tests.integration.ledger_factories import Customer, make_finish, make_key, make_reserve
 
@@ -192,6 +193,37 @@ async def test_csv_of_nothing_is_its_header(book: Book) -> None:
 
     assert empty.text.splitlines()[0].startswith("id,object,request_id,created_at,model")
     assert len(empty.text.splitlines()) == 1
+
+
+async def test_a_csv_that_breaks_off_is_not_taken_for_a_whole_one(book: Book, monkeypatch: Any) -> None:
+    monkeypatch.setattr("api.export.PAGE_ROWS", 2)
+    for _ in range(5):
+        await book.run()
+    ledger = book.product.nodes[0].ledger
+    query, pages = ledger.query, itertools.count()
+
+    async def fail_at_the_second_page(work: Any) -> Any:
+        if next(pages) == 2:  # the first question is for the key
+            raise DependencyUnavailable
+        return await query(work)
+
+    monkeypatch.setattr(ledger, "query", fail_at_the_second_page)
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await book.get("/usage", format="csv")
+
+
+async def test_a_csv_of_a_dead_store_is_503_and_no_file(book: Book, monkeypatch: Any) -> None:
+    async def fail(_: Any) -> Any:
+        raise DependencyUnavailable
+
+    await book.get("/usage")
+    monkeypatch.setattr(book.product.nodes[0].ledger, "query", fail)
+
+    answer = await book.get("/usage", format="csv")
+
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "dependency_unavailable"
 
 
 async def test_no_cell_of_a_csv_is_run_as_a_formula(book: Book) -> None:

@@ -90,6 +90,18 @@ async def test_a_used_up_budget_still_runs_what_is_free(database: Database) -> N
     assert [verdict.verdict for verdict in verdicts] == ["reserved", "budget_exceeded"]
 
 
+async def test_a_retried_batch_is_held_against_the_budget_once(database: Database) -> None:
+    customer = await make_customer(database, credits=1_000, budget=250)
+    rows = [make_reserve(customer, hold=100), make_reserve(customer, hold=100)]
+    first = await reserve_many(database, rows)
+
+    second = await reserve_many(database, [*rows, make_reserve(customer, hold=100)])
+
+    assert second == [*first, ReserveVerdict("budget_exceeded")]
+    assert await budget_of(database, customer) == (0, 50)
+    await assert_clean(database)
+
+
 async def test_the_budget_of_one_key_does_not_bind_another(database: Database) -> None:
     customer = await make_customer(database, credits=1_000, budget=100)
     other = await make_key(database, customer)
