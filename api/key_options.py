@@ -45,6 +45,8 @@ def key_options(
 
     Raises InvalidRequest, and PermissionDenied for a scope or a model that the asking key lacks.
     """
+    if asking.session:  # a person who logged in speaks for the whole account: their session's bounds are no key's
+        asking = msgspec.structs.replace(asking, expires_at=None, key_concurrency=0)
     _check_known(given, _FIELDS)
     given = {name: value for name, value in given.items() if value is not None}
     limits = fields.object_("limits", given.get("limits", {}))
