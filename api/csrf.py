@@ -44,7 +44,7 @@ def check_origin(headers: Headers, origin: str, *, needed: bool) -> None:
         raise _failed("it comes from another site")
 
 
-def check_token(headers: Headers, cookie: str | None, expected: str) -> None:
+def check_token(headers: Headers, *, cookie: str | None, expected: str) -> None:
     """Raise PermissionDenied (`csrf_failed`) unless header and cookie both hold the session's token."""
     sent = headers.get(HEADER.encode(), b"")
     for found in (sent, (cookie or "").encode("latin-1")):

@@ -24,6 +24,7 @@ from api.session_tokens import Claims, SessionTokens, invalid_session
 from shared.clock import Clock
 from shared.database import sessions
 from shared.database.api_keys import Principal
+from shared.database.sessions import LoggedIn
 from shared.database.users import User
 from shared.errors import AuthenticationFailed
 from shared.settings import Settings, require_secrets
@@ -34,13 +35,12 @@ Headers = Mapping[bytes, bytes]
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """What a session is carried on with: its cookies, and when they expire (Unix seconds)."""
 
-    session_id: str
     expires_at: int
     cookies: list[Cookie]
 
 
 @contextmanager
-def open_sessions(settings: Settings, ledger: Ledger, *, clock: Clock) -> "Iterator[Sessions | None]":
+def open_sessions(settings: Settings, ledger: Ledger, *, clock: Clock) -> Iterator["Sessions | None"]:
     """Yield the sessions of a node; None where there is no key to sign them with. Raises SettingsInvalid."""
     if not settings.secrets.jwt_key:
         yield None
@@ -49,7 +49,7 @@ def open_sessions(settings: Settings, ledger: Ledger, *, clock: Clock) -> "Itera
     most = settings.sessions
     passwords = Passwords(threads=most.password_threads, queue_most=most.password_queue_most)
     try:
-        yield Sessions(settings, ledger, passwords, clock=clock)
+        yield Sessions(settings, ledger, passwords=passwords, clock=clock)
     finally:
         passwords.close()
 
@@ -57,7 +57,7 @@ def open_sessions(settings: Settings, ledger: Ledger, *, clock: Clock) -> "Itera
 class Sessions:
     """The sessions of one node's callers."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, passwords: Passwords, *, clock: Clock) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, *, passwords: Passwords, clock: Clock) -> None:
         self.passwords: Final = passwords
         self._settings = settings.sessions
         self._key = settings.secrets.jwt_key
@@ -83,7 +83,8 @@ class Sessions:
         claims = self.claims(headers, caller)
         if not csrf.is_safe(scope["method"]):
             csrf.check_origin(headers, caller.origin, needed=True)
-            csrf.check_token(headers, read_cookie(headers, CSRF), csrf.token(claims.session_id, self._key))
+            expected = csrf.token(claims.session_id, self._key)
+            csrf.check_token(headers, cookie=read_cookie(headers, CSRF), expected=expected)
         return self._admit(await self._find(claims.session_id), claims)
 
     def claims(self, headers: Headers, caller: Caller) -> Claims:
@@ -104,12 +105,13 @@ class Sessions:
                 connection, user_id=user.id, seconds_most=self._settings.session_seconds_most
             )
         )
-        return self._ticket(begun.id, user.id, begun.expires_at, caller)
+        return self._ticket(begun, caller)
 
     def carry_on(self, principal: Principal, caller: Caller) -> Ticket:
         """Return new cookies of a session, valid from now on."""
         assert principal.session and principal.expires_at is not None
-        return self._ticket(principal.key_id, principal.user_id, principal.expires_at, caller)
+        session = LoggedIn(id=principal.key_id, user_id=principal.user_id, expires_at=principal.expires_at)
+        return self._ticket(session, caller)
 
     async def end(self, session_id: str) -> None:
         """End a session in the ledger; `Node.revoke` makes it felt."""
@@ -123,17 +125,17 @@ class Sessions:
         """Return what deletes both cookies."""
         return session_cookies("", "", seconds=0, secure=caller.secure)
 
-    def _ticket(self, session_id: str, user_id: str, ends_at: datetime, caller: Caller) -> Ticket:
+    def _ticket(self, session: LoggedIn, caller: Caller) -> Ticket:
         now = int(time.time())
-        expires_at = min(now + int(self._settings.session_seconds), int(ends_at.timestamp()))
-        claims = Claims(user_id=user_id, session_id=session_id, issued_at=now, expires_at=expires_at)
+        expires_at = min(now + int(self._settings.session_seconds), int(session.expires_at.timestamp()))
+        claims = Claims(user_id=session.user_id, session_id=session.id, issued_at=now, expires_at=expires_at)
         cookies = session_cookies(
             self._tokens.issue(claims),
-            csrf.token(session_id, self._key),
+            csrf.token(session.id, self._key),
             seconds=max(0, expires_at - now),
             secure=caller.secure,
         )
-        return Ticket(session_id=session_id, expires_at=expires_at, cookies=cookies)
+        return Ticket(expires_at=expires_at, cookies=cookies)
 
     async def _find(self, session_id: str) -> Principal | None:
         known = self._lookups.recall(session_id)

@@ -25,7 +25,7 @@ async def deposit_by_key(
     """
     transfer_id = _transfer_id("operator", key)
     try:
-        row = await _deposit(connection, transfer_id, account_id, amount, description)
+        row = await _deposit(connection, transfer_id, account_id=account_id, amount=amount, description=description)
     except Conflict:
         raise _reused() from None
     if row.description != description:
@@ -49,16 +49,18 @@ async def deposit_payment(
         )
         if status != "INSERT 0 1":
             return None
-        return await _deposit(connection, transfer_id, account_id, amount, description)
+        return await _deposit(connection, transfer_id, account_id=account_id, amount=amount, description=description)
 
 
 async def _deposit(
-    connection: Connection, transfer_id: str, account_id: str, amount: int, description: str
+    connection: Connection, transfer_id: str, *, account_id: str, amount: int, description: str
 ) -> Transaction:
     try:
         return await deposit(
             connection, transfer_id=transfer_id, account_id=account_id, amount=amount, description=description
         )
+    except asyncpg.UniqueViolationError:  # two accounts at once: each saw that the other's row was not there
+        raise Conflict("This deposit was made to another account.", code="transfer_exists") from None
     except asyncpg.NumericValueOutOfRangeError:
         raise InvalidRequest("The account cannot hold so much.", param="amount") from None
 

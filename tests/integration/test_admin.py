@@ -173,6 +173,24 @@ async def test_a_key_that_named_another_deposit_is_409(site: Site) -> None:
     assert (await balance(site, account_id), await balance(site, other_id)) == (1_000_000_000, 0)
 
 
+async def test_a_key_sent_for_many_accounts_at_once_is_one_deposit(site: Site) -> None:
+    admin = await operator(site)
+    accounts = [(await site.user())[1] for _ in range(4)]
+
+    for n in range(5):
+        answers = await asyncio.gather(
+            *(
+                admin.post(
+                    f"{ADMIN}/accounts/{one}/deposits", json={"amount": "1"}, headers={"idempotency-key": str(n)}
+                )
+                for one in accounts
+            )
+        )
+        assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
+    assert sum([await balance(site, one) for one in accounts]) == 5_000_000_000
+    await assert_clean(site.database)
+
+
 BAD_DEPOSITS: list[Any] = [
     {},
     {"amount": 1},

@@ -50,7 +50,7 @@ def ledger() -> Ledger:
 def sessions(ledger: Ledger) -> Any:
     settings = Settings(secrets=SecretSettings(jwt_key=KEY))
     passwords = Passwords(threads=1, queue_most=1)
-    yield Sessions(settings, ledger, passwords, clock=SystemClock())  # type: ignore[arg-type]
+    yield Sessions(settings, ledger, passwords=passwords, clock=SystemClock())  # type: ignore[arg-type]
     passwords.close()
 
 
