@@ -145,10 +145,15 @@ async def test_free_text_is_free_where_no_call_is_required(name: str) -> None:
 async def test_an_answer_goes_on_behind_what_another_worker_emitted(name: str) -> None:
     async with opened(name) as engine:
         asked = prompt(engine, "Where is it?")
-        for guide, temperature in ((of_schema(CITY), 0.0), (of_calls("f"), 0.9)):
-            whole = ids(await collect(engine.generate("a", asked, sampling(200, guide=guide, temperature=temperature))))
+        for guide, temperature, seed in (
+            (of_schema(CITY), 0.0, None),
+            (of_calls("f"), 0.9, None),
+            (of_calls("f"), 0.9, 5),
+        ):
+            more = {"guide": guide, "temperature": temperature, "seed": seed}
+            whole = ids(await collect(engine.generate("a", asked, sampling(200, **more))))
             for emitted in (1, len(whole) // 2, len(whole) - 1):
-                rest = sampling(200 - emitted, guide=guide, temperature=temperature)
+                rest = sampling(200 - emitted, **more)
                 continued = await collect(engine.generate("a", asked + whole[:emitted], rest, emitted=emitted))
 
                 assert ids(continued) == whole[emitted:]

@@ -58,7 +58,7 @@ class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int  # >= 1, prompt + max_tokens <= context
     temperature: float  # [0, 2]; 0 = greedy
     top_p: float  # (0, 1]
-    seed: int | None  # [0, 2^63)
+    seed: int | None  # [0, 2^63); with a guide, the same in every attempt: its draws may have to be made again
     presence_penalty: float = 0.0  # [-2, 2]
     frequency_penalty: float = 0.0  # [-2, 2]
     repetition_penalty: float = 1.0  # (0, 2]

@@ -26,7 +26,7 @@ class DeltaQueue:
         self._on_close: Callable[[], None] | None = on_close
         self._made: list[int] = []
         self._texts: list[bytes] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: tuple[TokenLogprob, ...] = ()
         self._cached_tokens: int | None = None
         self._finish: FinishReason | None = None
         self._error: EngineFailed | InvalidRequest | None = None
@@ -62,7 +62,7 @@ class DeltaQueue:
         if text is not None:
             self._texts.append(text)
 
-    def put_all(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> None:
+    def put_all(self, token_ids: Sequence[int], logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """Add tokens, each with its logprob where they were asked for. Call `wake` after."""
         self._made += token_ids
         self._logprobs += logprobs
@@ -104,10 +104,10 @@ class DeltaQueue:
 
     def _delta(self) -> Delta:
         text = b"".join(self._texts) if self._texts else None
-        return Delta(0, tuple(self._made), self._finish, text, self._cached_tokens, tuple(self._logprobs))
+        return Delta(0, tuple(self._made), self._finish, text, self._cached_tokens, self._logprobs)
 
     def _clear(self) -> None:
         self._made.clear()
         self._texts.clear()
-        self._logprobs.clear()
+        self._logprobs = ()
         self._finish = self._cached_tokens = None

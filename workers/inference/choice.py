@@ -98,11 +98,12 @@ class Choice:
 
     def sampling(self, asked: Sampling, guide: EngineGuide | None) -> EngineSampling:
         """Return how the engine is to go on behind what was emitted."""
+        behind = len(self.emitted) if guide is None else 0  # a guided answer may be made again: see EngineSampling
         return EngineSampling(
             max_tokens=self.max_tokens - len(self.emitted),
             temperature=asked.temperature,
             top_p=asked.top_p,
-            seed=seed_at(asked.seed, self.index, len(self.emitted)),
+            seed=seed_at(asked.seed, self.index, behind),
             presence_penalty=asked.presence_penalty,
             frequency_penalty=asked.frequency_penalty,
             repetition_penalty=asked.repetition_penalty,
