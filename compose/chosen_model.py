@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Final
 
 from compose.errors import StartFailed
-from compose.model_ids import check_model_id
 from shared.catalogue import Model
+from shared.model_ids import check_model_id
 from shared.pricing import Prices, parse_price
 
 ENGINES: Final = ("llamacpp", "simulator")

@@ -11,7 +11,7 @@ from compose.commands.nouns import noun
 from compose.commands.output import AsJson, print_list, print_one
 from compose.commands.target import DATA_DIR, DataDir, Target, with_target
 from compose.errors import CommandFailed
-from compose.model_ids import check_model_id
+from shared.model_ids import check_model_id
 from shared.pricing import Prices, format_price, parse_price
 from shared.settings import given_store_urls
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from compose.model_ids import check_model_id
+from shared.model_ids import check_model_id
 
 
 @pytest.mark.parametrize(
