@@ -142,6 +142,16 @@ async def test_free_text_is_free_where_no_call_is_required(name: str) -> None:
         assert free
 
 
+async def test_a_form_comes_behind_the_text_that_it_is_to_come_after(name: str) -> None:
+    async with opened(name) as engine:
+        guide = EngineGuide(forms=(GuideForm("", '{"enum": [1, 2]}', ""),), param="response_format", after=".")
+
+        before, after = (await guided(engine, guide, "Hello!")).split(".")
+
+        assert json.loads(after) in (1, 2)
+        assert before or name == "simulator"
+
+
 async def test_an_answer_goes_on_behind_what_another_worker_emitted(name: str) -> None:
     async with opened(name) as engine:
         asked = prompt(engine, "Where is it?")

@@ -89,6 +89,26 @@ async def test_free_text_may_hold_all_but_the_trigger() -> None:
     assert not matcher.take(encoded("2"))
 
 
+@pytest.mark.parametrize("gap", ["", "\n", "\n\n"])
+async def test_a_model_may_reason_before_its_guide_begins(gap: str) -> None:
+    matcher = await opened(guide(after="</think>"))
+
+    assert matcher.take(encoded("Is it [true? <b> or\nnot"))
+    assert not matcher.accepting
+    assert matcher.take(encoded(f"</think>{gap}[true, true]"))
+    assert matcher.accepting
+    assert not matcher.take(encoded("x"))
+
+
+async def test_a_trigger_means_nothing_while_the_model_reasons() -> None:
+    call = GuideForm("<call>", '{"const": 1}', "</call>")
+    matcher = await opened(guide(call, trigger="<call>", separator="\n", after="</think>"))
+
+    assert matcher.take(encoded("a <call> of what?</think>\n\nwell <call>1</call>"))
+    assert matcher.accepting
+    assert not (await opened(guide(call, trigger="<call>", after="</think>"))).take(encoded("</think><call>2"))
+
+
 async def test_one_call_is_the_end_where_there_is_no_separator() -> None:
     matcher = await opened(guide(GuideForm("<call>", '{"const": 1}', "</call>"), trigger="<call>"))
 

@@ -38,7 +38,8 @@ class EngineGuide(msgspec.Struct, frozen=True, kw_only=True):
     """What the whole answer must be: one of `forms`, or several with `separator` between them where there is one.
 
     With a `trigger`, with which the prefix of every form begins, free text may come first, or be all: a form is
-    enforced from there on. `param` names the public field to blame where a schema is of no use.
+    enforced from there on. With an `after`, free text up to and with that text comes before all this: a model that
+    reasons goes on doing so. `param` names the public field to blame where a schema is of no use.
     JSON is written with one space behind each comma and colon and no other whitespace.
 
         any JSON object   forms=(GuideForm("", '{"type": "object"}', ""),)
@@ -50,6 +51,7 @@ class EngineGuide(msgspec.Struct, frozen=True, kw_only=True):
     param: str
     separator: str | None = None
     trigger: str | None = None
+    after: str | None = None
 
 
 class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):

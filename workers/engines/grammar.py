@@ -25,6 +25,7 @@ GUIDE_CHARACTERS_MOST: Final = 131_072  # of all schemas and texts of a guide
 FORMS_MOST: Final = 256
 BUILD_SECONDS_MOST: Final = 5.0
 STEPS_TRIED: Final = 4
+NEWLINES_AFTER_MOST: Final = 2  # between reasoning and a form
 GRAMMARS_KEPT: Final = 16
 REASON_CHARACTERS_MOST: Final = 300
 JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # whitespace ends
@@ -58,7 +59,8 @@ def write_grammar(guide: EngineGuide) -> str:
 class GuideMatcher:
     """How far an answer has followed its guide. Calls take microseconds, of a simple schema."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, after: str | None = None) -> None:
+        self.after: Final = after  # the guide's
         self._matcher = matcher
 
     @property
@@ -112,7 +114,7 @@ class Grammars:
             self._kept[grammar] = kept
             if len(self._kept) > GRAMMARS_KEPT:
                 self._kept.popitem(last=False)
-        return GuideMatcher(kept.deep_copy())
+        return GuideMatcher(kept.deep_copy(), guide.after)
 
     def _build(self, grammar: str, guide: EngineGuide) -> LLMatcher:
         if self._own is None:
@@ -173,13 +175,25 @@ def _matcher(tokenizer: LLTokenizer, grammar: str, guide: EngineGuide) -> LLMatc
 
 
 def _start(guide: EngineGuide) -> str:
+    """Return the rules down to the forms: (before) forms, or (before) free text with forms in it."""
+    rules = []
     if guide.trigger is None:
         again = "" if guide.separator is None else f" ({_quoted(guide.separator)} form)*"
-        return f"start: form{again}"
-    assert all(form.prefix.startswith(guide.trigger) for form in guide.forms)
-    trigger = re.escape(guide.trigger).replace("/", "\\/")
-    calls = "end | lead form" if guide.separator is None else "(lead form)* end"
-    return f"start: {calls}\nlead[lazy]: /(.|\\n)*{trigger}/\nend: END\nEND: ~/(.|\\n)*{trigger}(.|\\n)*/"
+        start = f"form{again}"
+    else:
+        assert all(form.prefix.startswith(guide.trigger) for form in guide.forms)
+        trigger = _literal(guide.trigger)
+        start = "(end | lead form)" if guide.separator is None else "(lead form)* end"
+        rules += [f"lead[lazy]: /(.|\\n)*{trigger}/", "end: END", f"END: ~/(.|\\n)*{trigger}(.|\\n)*/"]
+    if guide.after is not None:
+        start = f"before gap? {start}" if guide.trigger is None else f"before {start}"
+        rules += [f"before[lazy]: /(.|\\n)*{_literal(guide.after)}/", f"gap: /\\n{{1,{NEWLINES_AFTER_MOST}}}/"]
+    return "\n".join([f"start: {start}", *rules])
+
+
+def _literal(text: str) -> str:
+    """Return a regex of exactly `text`."""
+    return re.escape(text).replace("/", "\\/")
 
 
 def _schema(text: str, param: str) -> str:

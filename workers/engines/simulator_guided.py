@@ -14,7 +14,7 @@ from shared.errors import EngineFailed
 from workers.engines.base import Embedding
 from workers.engines.grammar import GuideMatcher
 from workers.engines.simulator_script import Answer, Script, mixed, prompt_hash
-from workers.engines.simulator_words import FIRST_WORD, IM_END, WORDS
+from workers.engines.simulator_words import FIRST_WORD, IM_END, WORDS, SimulatorTokenizer
 
 DIMENSIONS: Final = 64
 QUOTE: Final = ord('"')
@@ -33,7 +33,8 @@ def guided_ids(
     guide, or the guide allows nothing more.
     """
     plain = Answer(prompt_token_ids, Script(tokens=tokens))
-    said = [plain.token_id(position) for position in range(plain.tokens)]
+    said = SimulatorTokenizer().encode(matcher.after or "", special=False)
+    said += [plain.token_id(position) for position in range(plain.tokens)]
     if not plain.has_end_token:
         said.append(IM_END)
     hash_ = prompt_hash(prompt_token_ids)

@@ -17,7 +17,7 @@ from workers.engines.validation import check_capabilities
 from workers.inference.choice import Choice
 from workers.inference.guides import form_for, guide_of
 from workers.inference.models import LoadedModel
-from workers.inference.reasoning import BEGIN, ReasoningStream
+from workers.inference.reasoning import BEGIN, END, ReasoningStream
 from workers.inference.tool_calls import ToolCallStream
 
 OPENING_TOKENS: Final = 16  # at a prompt's end, in which a template may open the reasoning
@@ -46,12 +46,8 @@ def plan_of(job: Job, loaded: LoadedModel) -> Plan:
     form = form_for(task.tool_use, builder.tool_form)
     guide = guide_of(task, form)
     opened = task.kind == "chat" and builder.reasons and _opens_reasoning(loaded, prompts[0])
-    if guide is not None and guide.trigger is None and opened:
-        raise InvalidRequest(
-            "This model reasons before it answers, which cannot be combined with a fixed format.",
-            code="unsupported_parameter",
-            param=guide.param,
-        )
+    if guide is not None and opened:
+        guide = msgspec.structs.replace(guide, after=END)
     choices = []
     for index in range(len(prompts) * job.sampling.choices):
         at = index // job.sampling.choices
