@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+import asyncpg
 import msgspec
 
 from shared.connections import Connection
 from shared.database.sessions import SESSION_PREFIX
+from shared.errors import InvalidRequest
 
 GROUPS_MOST: Final = 10_000  # rows of one answer
+SECONDS_MOST: Final = 5.0  # some two million requests
 
 
 class SummaryQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +51,22 @@ class SummaryRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def summarize_usage(connection: Connection, account_id: str, query: SummaryQuery) -> list[SummaryRow]:
-    """Return the sums in order of buckets, models and keys; never more than GROUPS_MOST + 1 rows."""
-    rows = await connection.fetch(
+    """Return the sums in order of buckets, models and keys; never more than GROUPS_MOST + 1 rows.
+
+    Raises InvalidRequest where Postgres reads for longer than SECONDS_MOST: retrying would only do the work again.
+    """
+    try:
+        async with connection.transaction(readonly=True):
+            await connection.execute("SELECT set_config('statement_timeout', $1, TRUE)", f"{SECONDS_MOST * 1000:.0f}")
+            rows = await _sum_up(connection, account_id, query)
+    except asyncpg.QueryCanceledError:
+        message = f"This took longer than {SECONDS_MOST:g} seconds to sum up: ask for fewer buckets."
+        raise InvalidRequest(message, param="limit") from None
+    return [SummaryRow(**row) for row in rows]
+
+
+async def _sum_up(connection: Connection, account_id: str, query: SummaryQuery) -> list[asyncpg.Record]:
+    return await connection.fetch(
         """
         SELECT floor(extract(epoch FROM created_at) / $4::BIGINT)::BIGINT * $4::BIGINT AS bucket,
                CASE WHEN $5::BOOLEAN THEN model END AS model,
@@ -75,4 +92,3 @@ async def summarize_usage(connection: Connection, account_id: str, query: Summar
         GROUPS_MOST + 1,
         SESSION_PREFIX,
     )
-    return [SummaryRow(**row) for row in rows]

@@ -404,6 +404,18 @@ async def test_a_bad_summary_is_400_and_named(book: Book) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), query
 
 
+async def test_a_summary_that_takes_too_long_is_400_and_not_retried(book: Book, monkeypatch: Any) -> None:
+    monkeypatch.setattr("shared.database.usage_summary.SECONDS_MOST", 0.02)
+    await book.get("/usage")
+    async with book.database.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE usage IN ACCESS EXCLUSIVE MODE")
+
+        answer = await book.get("/usage/summary", start_time=NOW - 86400)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+    assert (await book.get("/usage/summary", start_time=NOW - 86400)).status_code == 200
+
+
 async def test_a_summary_holds_nothing_of_others(book: Book) -> None:
     await book.run()
     _, others = await book.product.customer()
