@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from shared.errors import EngineFailed, SettingsInvalid
 from tests.contract.engines import collect, ids, prompt, sampling
 from workers.engines import open_engine
-from workers.engines.base import Delta, EngineOptions
+from workers.engines.base import Delta, EngineGuide, EngineOptions, GuideForm
 from workers.engines.delta_queue import DeltaQueue
 from workers.engines.gguf import CONTROL, read_head
 from workers.engines.llamacpp import DEMO_MODEL, LlamaCpp, open_llamacpp
-from workers.engines.llamacpp_stream import CompletionStream
+from workers.engines.llamacpp_stream import CompletionStream, GuideFollower
 from workers.engines.llamacpp_tokenizer import vocabulary_bytes
 
 pytestmark = pytest.mark.timeout(60)
@@ -233,6 +233,20 @@ def test_the_demo_vocabulary_holds_every_byte_and_three_special_tokens() -> None
     assert [head.tokens[at] for at, kind in enumerate(head.token_types) if kind == CONTROL] == [
         text for at, text in enumerate(head.tokens) if not texts[at]
     ]
+
+
+async def test_a_grammar_that_the_engine_cannot_read_leaves_it_unguided_and_is_caught(engine: LlamaCpp) -> None:
+    unread = engine._request(prompt(engine), sampling(20), grammar="%llguidance {}\nstart: nowhere")
+    guide = EngineGuide(forms=(GuideForm("", '{"type": "object"}', ""),), param="response_format")
+
+    async def answer(follower: GuideFollower | None) -> list[Delta]:
+        queue = DeltaQueue(asyncio.get_running_loop(), lambda: None)
+        await engine._serve(queue, unread, None, follower)
+        return await collect(queue)
+
+    assert ids(await answer(None))
+    with pytest.raises(EngineFailed, match="left the guide"):
+        await answer(GuideFollower(await engine._grammars.open(guide), (), engine.end_token_ids))
 
 
 async def test_plain_sampling_is_asked_for_without_the_engines_defaults(engine: LlamaCpp) -> None:
