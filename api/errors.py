@@ -11,6 +11,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException
 
+from api.rate_limits import quota_headers
 from shared import ids, log
 from shared.errors import InvalidRequest, NotFound, Refusal
 from shared.wire import End
@@ -104,11 +105,13 @@ def http_error(refusal: Refusal, *, allow: str = "") -> HttpError:
         "x-request-id": refusal.request_id or ids.new_http_id(),
     }
     retry_after = _retry_after_seconds(status, refusal)
+    if refusal.quotas is not None:
+        headers |= quota_headers(refusal.quotas)
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status == 409:
+    if status == 409 or not refusal.retryable:
         headers["x-should-retry"] = "false"
     if allow:
         headers["allow"] = allow
@@ -170,6 +173,6 @@ def _allowed(error: Exception) -> str:
 
 def _retry_after_seconds(status: int, refusal: Refusal) -> int | None:
     least = _RETRY_AFTER_SECONDS.get(status)
-    if least is None:
+    if least is None or not refusal.retryable:
         return None
     return max(1, min(refusal.retry_after_seconds or least, RETRY_AFTER_MOST_SECONDS))

@@ -25,7 +25,8 @@ from shared.connections import Redis, open_database, open_redis, postgres_errors
 from shared.crash_points import CrashPoints
 from shared.dispatch import Dispatcher
 from shared.errors import DependencyUnavailable
-from shared.limits import open_slots
+from shared.idempotency import PastRuns
+from shared.limits import open_limiter
 from shared.presence import Health
 from shared.queue.client import QueueClient
 from shared.settings import Settings, require_secrets
@@ -112,7 +113,7 @@ async def _open_dispatcher(settings: Settings, redis: Redis, admission: Admissio
     # New at each start: a node that comes back does not read what it read before.
     node_id = ids.new_id(f"{settings.api.node_id or 'node'}_")
     seal = Seal(secrets.wire_key.encode(), secrets.wire_key_previous.encode() or None)
-    async with open_log_reader(redis, queue) as reader, open_slots(redis, queue) as slots:
+    async with open_log_reader(redis, queue) as reader, open_limiter(redis, queue) as limiter:
         client = QueueClient(redis, seal, queue)
         beat = NodeBeat(redis, node_id, queue)
         await beat.start()
@@ -121,7 +122,8 @@ async def _open_dispatcher(settings: Settings, redis: Redis, admission: Admissio
             admission=admission,
             queue=client,
             reader=reader,
-            slots=slots,
+            limiter=limiter,
+            past_runs=PastRuns(admission, redis),
             clock=SystemClock(),
             node_id=node_id,
         )

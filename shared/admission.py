@@ -19,9 +19,11 @@ from shared.clock import Clock, SystemClock
 from shared.connections import Connection, Database
 from shared.crash_points import CrashPoints
 from shared.database.requests import (
+    PastRun,
     Reserve,
     ReserveVerdict,
     Witness,
+    find_run,
     release_many,
     reserve_many,
     witness_many,
@@ -38,10 +40,11 @@ logger = log.get_logger("admission")
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Give a reservation back; `code` says why on its usage row."""
+    """Give a reservation back; `code` says why on its usage row, `then` is called if this is what closed it."""
 
     request_id: str
     code: str
+    then: Callable[[], None] | None = None
 
 
 WrittenT = TypeVar("WrittenT", Release, Witness)
@@ -60,6 +63,7 @@ class Admission:
         self._settings = settings or AdmissionSettings()
         self._crash = crash
         self._clock = clock or SystemClock()
+        self._database = database
         self._reserving = Session(database)
         self._writing = Session(database)
         self._writing_turn = asyncio.Lock()
@@ -86,10 +90,19 @@ class Admission:
                 self._release_orphan(row, decision.result())
             raise
 
-    def release(self, request_id: str, code: str = "not_queued") -> None:
+    async def find_run(self, account_id: str, idempotency_key: str) -> PastRun | None:
+        """Return the earlier request that a key stands for, if any. Raises DependencyUnavailable."""
+        session = Session(self._database)
+        now_ms = self._clock.unix_ms()
+        try:
+            return await session.run(lambda one: find_run(one, account_id, idempotency_key, now_ms=now_ms))
+        finally:
+            await session.close()
+
+    def release(self, request_id: str, code: str = "not_queued", *, then: Callable[[], None] | None = None) -> None:
         """Give a reservation back, unless it was closed meanwhile; owned and retried here, not awaited."""
         metrics.RELEASED.labels(code).inc()
-        self._releases.put(request_id, Release(request_id, code))
+        self._releases.put(request_id, Release(request_id, code, then))
 
     def witness(self, witness: Witness) -> None:
         """Note what was relayed of one request; bounded, merged by request, retried while the database is down."""
@@ -136,11 +149,17 @@ class Admission:
             self.release(row.request_id, CLIENT_LEFT)
 
     async def _send_releases(self, rows: Sequence[Release]) -> None:
+        released: list[Release] = []
+
         async def release(connection: Connection, part: Sequence[Release]) -> None:
             pairs = [(row.request_id, row.code) for row in part]
-            await release_many(connection, pairs, now_ms=self._clock.unix_ms())
+            verdicts = await release_many(connection, pairs, now_ms=self._clock.unix_ms())
+            released.extend(row for row, verdict in zip(part, verdicts, strict=True) if verdict == "released")
 
         await self._write(rows, release)
+        for row in released:
+            if row.then is not None:
+                row.then()
 
     async def _send_witnesses(self, rows: Sequence[Witness]) -> None:
         await self._write(rows, witness_many)

@@ -23,6 +23,8 @@ The HTTP status, the OpenAI error type and the headers are decided in `api/error
 
 from typing import Final
 
+from shared.quota import Quotas
+
 
 class InferbaseError(Exception):
     """The product failed."""
@@ -48,12 +50,15 @@ class Refusal(InferbaseError):
         param: str | None = None,
         retry_after_seconds: int | None = None,
         request_id: str | None = None,
+        retryable: bool = True,
     ) -> None:
         super().__init__(message)
         self.code: Final = code or self.default_code
         self.param: Final = param
         self.retry_after_seconds: Final = retry_after_seconds
         self.request_id = request_id
+        self.retryable: Final = retryable  # False: the same request is refused again, however long it waits
+        self.quotas: Quotas | None = None  # what is left of the limits that applied
 
 
 class InvalidRequest(Refusal):

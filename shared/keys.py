@@ -28,6 +28,9 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 | janitor queue | zset: cron ticks of arq | janitor | janitor | seconds |
 | demand | string | health poll | workers | 10 s |
 | slots | zset: request id -> lease end, ms | API | API | 60 s after the last use |
+| minute_requests | string: msgpack bucket | API | API | until it has drained |
+| minute_tokens | string: msgpack bucket | API, settlement | the same | until it has drained |
+| limits_call | string: msgpack last call and its answers | API, settlement | the same | 60 s |
 | throttle | string: tries in this window | API | API | the window |
 """
 
@@ -141,6 +144,21 @@ def demand(model: str) -> str:
 def slots(holder: str) -> str:
     """Return the running requests of a key or an account."""
     return f"slots:{holder}"
+
+
+def minute_requests(holder: str) -> str:
+    """Return how many requests a key or an account made, as a bucket that drains."""
+    return f"minute-requests:{holder}"
+
+
+def minute_tokens(holder: str) -> str:
+    """Return how many tokens a key or an account took, as a bucket that drains."""
+    return f"minute-tokens:{holder}"
+
+
+def limits_call(owner: str) -> str:
+    """Return the last call of one process that counted against limits: it may come again."""
+    return f"limits-call:{owner}"
 
 
 def throttle(what: str, who: str) -> str:

@@ -106,6 +106,13 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
 PLAIN_CHAT: Final = Task()
 
 
+class TokenHold(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens per minute that were taken for a request: as many of each holder (name, its limit, mark of the taking)."""
+
+    tokens: int
+    holders: tuple[tuple[str, int, int], ...]
+
+
 class Job(msgspec.Struct, frozen=True, array_like=True):
     """One request on its way to a worker. Times are Unix milliseconds, money nanocredits."""
 
@@ -128,6 +135,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     queue_deadline_ms: int
     deadline_ms: int
     task: Task = PLAIN_CHAT
+    token_hold: TokenHold | None = None  # None: no limit of tokens
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -216,6 +224,7 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
     ttft_ms: int | None
     latency_ms: int
     finished_ms: int  # Unix milliseconds
+    token_hold: TokenHold | None = None  # of the job: what was not used is given back
 
 
 class Seal:

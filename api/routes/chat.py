@@ -18,7 +18,9 @@ from api.client import Client
 from api.dependencies import identify
 from api.errors import HttpError, http_error, internal_error
 from api.exchange import Exchange, exchange_of
+from api.idempotency import idempotency_of
 from api.node import Node
+from api.rate_limits import quota_headers
 from api.scopes import check_model
 from api.sse import error as error_as_event
 from api.stream import Relay
@@ -30,7 +32,7 @@ from shared.openai.decode import decode_chat
 from shared.openai.decode_prompts import decode_completion, decode_embedding
 from shared.openai.request import CompletionRequest
 from shared.settings import ApiSettings
-from shared.submission import Submission
+from shared.submission import Submission, limits_of
 
 Decode = Callable[[bytes], CompletionRequest]
 
@@ -104,8 +106,8 @@ async def _submission(
         task=request.task,
         stream=request.stream,
         patience_seconds=_patience_seconds(node.settings.api, request, headers.get(b"inferbase-wait")),
-        key_concurrency=principal.key_concurrency,
-        account_concurrency=principal.account_concurrency,
+        limits=limits_of(principal),
+        idempotency=idempotency_of(headers, request),
     )
 
 
@@ -123,6 +125,7 @@ async def _complete(node: Node, client: Client, submission: Submission, request:
     except Exception as error:
         refusal = error if isinstance(error, Refusal) else internal_error(error)
         refusal.request_id, code = answer.request_id, refusal.code
+        refusal.quotas = answer.quotas
         answer.fail(refusal.code)
         if not client.started or not request.stream:
             raise refusal from None
@@ -179,6 +182,8 @@ def _encoded(answer: HttpError) -> list[tuple[bytes, bytes]]:
 
 def _headers(answer: Answer, request: CompletionRequest) -> list[tuple[bytes, bytes]]:
     headers = [(b"x-request-id", answer.request_id.encode())]
+    if answer.quotas is not None:
+        headers += [(name.encode(), value.encode()) for name, value in quota_headers(answer.quotas).items()]
     if request.ignored:
         names = [name for name in request.ignored if IGNORED_NAME.fullmatch(name)]
         headers.append((b"x-inferbase-ignored", ", ".join(names[:IGNORED_NAMES_MOST]).encode()))

@@ -4,13 +4,15 @@ Every verb takes many rows and is one statement (migrations 0002 and 0004). The 
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
 from shared.connections import Connection
 from shared.database.repeats import part_at_repeats
 from shared.pricing import Prices
+
+DAY_MS: Final = 86_400_000  # how long an idempotency key is kept; the same in migration 0011
 
 Verdict = Literal[
     "reserved", "insufficient", "account_inactive", "key_revoked", "budget_exceeded", "duplicate", "invalid"
@@ -127,6 +129,40 @@ async def list_open(
         limit,
     )
     return [OpenRequest(**row) for row in rows]
+
+
+class PastRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was made with an idempotency key, as whoever repeats it needs it. It runs on without a reader."""
+
+    request_id: str
+    account_id: str
+    key_id: str
+    model: str
+    reserved_ms: int
+    deadline_ms: int
+    body_hash: bytes
+    closed: bool
+
+    resumable: ClassVar[bool] = True
+    token_hold: ClassVar[None] = None
+
+
+async def find_run(connection: Connection, account_id: str, idempotency_key: str, *, now_ms: int) -> PastRun | None:
+    """Return the request that this key stands for; None where it is free, as `reserve_many` would find."""
+    row = await connection.fetchrow(
+        """
+        SELECT r.request_id, r.account_id, r.key_id, r.model, r.reserved_ms, r.deadline_ms, r.body_hash,
+               u.request_id IS NOT NULL AS closed
+          FROM requests r LEFT JOIN usage u ON u.request_id = r.request_id
+         WHERE r.account_id = $1 AND r.idempotency_key = $2
+           AND (u.request_id IS NULL
+                OR (r.reserved_ms >= $3 AND (u.status = 'completed' OR u.cost > 0)))
+        """,
+        account_id,
+        idempotency_key,
+        now_ms - DAY_MS,
+    )
+    return None if row is None else PastRun(**row)
 
 
 async def _reserve_distinct(connection: Connection, rows: Sequence[Reserve]) -> list[ReserveVerdict]:

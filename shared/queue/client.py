@@ -16,7 +16,7 @@ from shared.queue.job_format import JobFormat
 from shared.queue.line import Line
 from shared.queue.scripts import REDIS_FAILED, Argument, Script, fair_keys, milliseconds, script_keys
 from shared.settings import QueueSettings
-from shared.wire import VERSION, Chunk, End, Finish, Job, Seal, Status, Usage, encode
+from shared.wire import VERSION, Chunk, End, Finish, Job, Seal, Status, TokenHold, Usage, encode
 
 EnqueueVerdict = Literal["queued", "already", "tombstoned", "queue_full"]
 CancelVerdict = Literal["dequeued", "flagged", "ended", "tombstoned", "not_reader"]
@@ -53,6 +53,7 @@ class CancelTarget(msgspec.Struct, frozen=True, kw_only=True):
     key_id: str
     model: str
     reserved_ms: int
+    token_hold: TokenHold | None = None
 
 
 class FenceResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,6 +251,7 @@ class QueueClient:
             ttft_ms=None,
             latency_ms=waited_ms,
             finished_ms=now,
+            token_hold=target.token_hold,
         )
         chunk = Chunk(VERSION, target.request_id, 0, 1, 0, "", (), end=end)
         return encode(chunk), self._seal.close(encode(finish))

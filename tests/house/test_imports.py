@@ -16,10 +16,10 @@ MAY_IMPORT = {
 
 # `shared`, from the lowest layer up. A module may import its own layer and those below.
 LAYERS = (
-    {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets", "emails", "model_ids"},
+    {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets", "emails", "model_ids", "quota"},
     {"pricing", "keys", "wire", "connections", "batcher", "metrics", "catalogue", "openai", "outbox"},
     {"queue", "channel", "presence", "limits", "throttle", "revocation", "database"},
-    {"admission", "dispatch", "submission"},
+    {"admission", "dispatch", "submission", "idempotency"},
 )
 
 # A foreign package, and the only places that may import it.

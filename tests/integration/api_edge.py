@@ -22,6 +22,7 @@ from shared.catalogue import Model
 from shared.clock import SystemClock
 from shared.database.api_keys import Principal
 from shared.pricing import Prices
+from shared.quota import Quotas
 from shared.settings import ApiSettings, SecretSettings, Settings
 from shared.submission import Submission
 from shared.wire import Chunk, End, FinishReason, Usage
@@ -55,6 +56,7 @@ class ScriptedAnswer:
         self.created = 1700000001
         self.job = submission
         self.end: End | None = None
+        self.quotas: Quotas | None = None
         self.closed = 0
         self.failed: list[str] = []
         self.told: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
 """What a dispatcher leaves behind an answer, however it ended: the cancel, its code, and the witness."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,8 @@ from shared.clock import SystemClock
 from shared.database.requests import Reserve, ReserveVerdict, Witness
 from shared.dispatch import Answer, Dispatcher
 from shared.errors import BackendFailed, DependencyUnavailable
-from shared.limits import ConcurrencySlots
+from shared.idempotency import PastRuns
+from shared.limits import Limiter
 from shared.pricing import Prices
 from shared.queue.client import CancelTarget, QueueClient
 from shared.settings import Settings
@@ -33,7 +34,7 @@ class FakeAdmission:
     async def reserve(self, row: Reserve) -> ReserveVerdict:
         return ReserveVerdict("reserved", row.hold_full)
 
-    def release(self, request_id: str, code: str = "not_queued") -> None:
+    def release(self, request_id: str, code: str = "not_queued", *, then: Callable[[], None] | None = None) -> None:
         self.released.append((request_id, code))
 
     def witness(self, witness: Witness) -> None:
@@ -99,7 +100,8 @@ class Rig:
             admission=cast(Admission, self.admission),
             queue=cast(QueueClient, self.queue),
             reader=cast(LogReader, self.reader),
-            slots=cast(ConcurrencySlots, None),
+            limiter=cast(Limiter, None),
+            past_runs=cast(PastRuns, None),
             clock=SystemClock(),
             node_id="node_a",
         )
@@ -114,8 +116,6 @@ class Rig:
                 sampling=Sampling(max_tokens=4),
                 stream=True,
                 patience_seconds=60,
-                key_concurrency=0,
-                account_concurrency=0,
                 **changes,
             )
         )

@@ -281,4 +281,5 @@ class Run:
             ttft_ms=None if self._first_token_ms is None else max(0, self._first_token_ms - job.reserved_ms),
             latency_ms=max(0, now - job.reserved_ms),
             finished_ms=now,
+            token_hold=job.token_hold,
         )

@@ -35,8 +35,8 @@ class Settler:
         self._crash = crash
         self._tries_most = tries_most
 
-    async def settle(self, records: Sequence[Record]) -> None:
-        """Charge `records` once each and take them off the queue.
+    async def settle(self, records: Sequence[Record]) -> list[Finish]:
+        """Charge `records` once each and take them off the queue; return what this call closed.
 
         Raises DependencyUnavailable where a store is down; then the same records may be settled again.
         """
@@ -58,6 +58,7 @@ class Settler:
         for record, reason in bad:
             await self._queue.dead_letter(record, reason)
             metrics.DEAD_LETTERS.labels(reason).inc()
+        return [finish for finish, verdict in zip(finishes, verdicts, strict=True) if verdict == "settled"]
 
     def _open(self, record: Record) -> Finish | str:
         """Return the finish of a record, or why it has none."""

@@ -18,9 +18,10 @@ from shared.crash_points import CrashPoints
 from shared.database.models import list_model_ids
 from shared.database.session import Session
 from shared.errors import DependencyUnavailable
+from shared.limits import Limiter
 from shared.queue.settlements import Record, SettlementQueue
 from shared.settings import Settings, SettlementSettings, require_secrets
-from shared.wire import Seal
+from shared.wire import Finish, Seal
 from workers.settlement.settle import Settler
 
 READ_GRACE_SECONDS: Final = 5.0  # beyond the blocking time, for Redis to answer
@@ -43,9 +44,12 @@ async def serve(settings: Settings) -> None:
         session = Session(database, timeout_seconds=settings.stores.store_timeout_seconds)
         stack.push_async_callback(session.close)
         queue = SettlementQueue(redis, settings.settlement)
+        limiter = Limiter(redis, settings.queue)
+        stack.push_async_callback(limiter.close)
         crash = CrashPoints(settings.crash_point)
         settler = Settler(queue, session, seal, crash, tries_most=settings.settlement.settle_tries_most)
-        await SettlementWorker(settings.settlement, queue=queue, settler=settler, session=session).run(stopping)
+        worker = SettlementWorker(settings.settlement, queue=queue, settler=settler, session=session, limiter=limiter)
+        await worker.run(stopping)
 
 
 class SettlementWorker:
@@ -54,12 +58,19 @@ class SettlementWorker:
     # Invariant: what `read` returned is settled, or left pending for a later consumer, before the next `read`.
 
     def __init__(
-        self, settings: SettlementSettings, *, queue: SettlementQueue, settler: Settler, session: Session
+        self,
+        settings: SettlementSettings,
+        *,
+        queue: SettlementQueue,
+        settler: Settler,
+        session: Session,
+        limiter: Limiter | None = None,
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._settler = settler
         self._session = session
+        self._limiter = limiter
         self._consumer = ids.new_owner_id()
         self._models: list[str] = []
         self._look_at = 0.0  # monotonic: when to look at the catalogue again
@@ -83,7 +94,7 @@ class SettlementWorker:
         with suppress(TimeoutError, DependencyUnavailable):
             async with asyncio.timeout(self._settings.settle_drain_seconds):
                 while records := await self._read(DRAIN_BLOCK_MS):
-                    await self._settler.settle(records)
+                    self._give_back(await self._settler.settle(records))
         logger.info("settlement_stopped")
 
     async def _read(self, block_ms: int) -> list[Record]:
@@ -97,7 +108,7 @@ class SettlementWorker:
         """Settle a batch however long a store is down; where told to stop meanwhile, the records stay pending."""
         while True:
             try:
-                await self._settler.settle(records)
+                self._give_back(await self._settler.settle(records))
             except DependencyUnavailable as error:
                 logger.warning("settlement_waits", records=len(records), error=error.message)
                 await _wait(stopping, self._settings.settle_retry_seconds)
@@ -105,6 +116,14 @@ class SettlementWorker:
                     return
             else:
                 return
+
+    def _give_back(self, closed: list[Finish]) -> None:
+        """Let the tokens per minute of `closed` requests be what they used; of those that were free, nothing."""
+        if self._limiter is None:
+            return
+        for finish in closed:
+            if finish.token_hold is not None:
+                self._limiter.give_back(finish.token_hold, charged_tokens(finish))
 
     async def _look(self, now: float) -> None:
         """Follow the catalogue and measure the backlog, once in a while."""
@@ -114,6 +133,12 @@ class SettlementWorker:
         metrics.SETTLEMENT_BACKLOG.set(await self._queue.backlog(self._models))
         metrics.SETTLEMENT_LAG.set(await self._queue.lag_seconds(self._models))
         self._look_at = now + self._settings.catalogue_seconds
+
+
+def charged_tokens(finish: Finish) -> int:
+    """Return the tokens that are paid for, as `cost_of` in migration 0003 decides."""
+    paid = finish.status == "completed" or (finish.status == "cancelled" and finish.prefill_began)
+    return finish.usage.prompt_tokens + finish.usage.completion_tokens if paid else 0
 
 
 def gather_seconds(settings: SettlementSettings, records: int) -> float:
