@@ -7,6 +7,7 @@ A worker that falls silent is gone when its lease ends: nobody has to notice.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,7 +32,7 @@ _ANNOUNCE: Final = (Path(__file__).parent / "announce.lua").read_text()
 class ModelPresence(msgspec.Struct, frozen=True, kw_only=True):
     """One model of one worker. Token counts unless said otherwise; those of the template are as in the catalogue."""
 
-    state: Literal["loading", "ready", "draining"]
+    state: Literal["cold", "loading", "ready", "draining"]  # cold: this worker can load it
     slots: int = 0
     slots_free: int = 0
     context: int = 0
@@ -40,6 +41,7 @@ class ModelPresence(msgspec.Struct, frozen=True, kw_only=True):
     last_step_ms: int = 0  # Unix milliseconds of the last real token step; 0: none yet
     load_seconds: float | None = None  # as measured at the last load
     loading_since_ms: int | None = None  # Unix milliseconds
+    load_progress: float | None = None  # of a load, [0, 1), by the time that the last one took
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +60,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     eta_seconds: int | None
     queue_depth: int
     workers: int
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """Who wants a model: jobs that wait in its queue, and whether somebody asked after it lately."""
+
+    queued: int
+    asked: bool
 
 
 _decode_presence: Final = msgspec.msgpack.Decoder(Presence).decode
@@ -144,10 +153,21 @@ async def ask_for(redis: Redis, model: str) -> bool:
         return bool(await redis.set(keys.demand(model), b"1", nx=True, px=int(DEMAND_SECONDS * 1000)))
 
 
-async def is_wanted(redis: Redis, model: str) -> bool:
-    """Tell whether somebody asked after a cold model lately. Raises DependencyUnavailable."""
+async def read_demands(redis: Redis, models: Sequence[str]) -> dict[str, Demand]:
+    """Return who wants each of `models`. Raises DependencyUnavailable."""
+    if not models:
+        return {}
+    queues = (*keys.LANES, keys.SUSPECTS)
     with redis_errors():
-        return bool(await redis.exists(keys.demand(model)))
+        async with redis.pipeline(transaction=False) as pipeline:
+            for model in models:
+                for lane in queues:
+                    pipeline.zcard(keys.queue(model, lane))
+                pipeline.exists(keys.demand(model))
+            found: list[int] = await pipeline.execute()
+    width = len(queues) + 1
+    rows = [found[at : at + width] for at in range(0, len(found), width)]
+    return {model: Demand(sum(row[:-1]), bool(row[-1])) for model, row in zip(models, rows, strict=True)}
 
 
 async def write_catalogue(redis: Redis, catalogue: Catalogue) -> None:

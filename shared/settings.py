@@ -112,6 +112,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     models: str = ""  # comma-separated ids; empty: every model of the catalogue with this engine
     model_path: str = ""  # of a local GGUF for llamacpp
     slots: int = 0  # 0: the engine's own default
+    models_most: int = 0  # models loaded at once, more are loaded on demand; 0: all of them
+    idle_unload_seconds: float = 0.0  # a model without work for so long is closed; 0: never
+    model_turn_seconds: float = 10.0  # a model keeps its place so long while jobs of another one wait
     drain_seconds: float = 25.0  # running requests may finish for so long at SIGTERM; the rest is handed over
     step_silence_seconds: float = 30.0  # an engine with work and without a step for so long is dead
 

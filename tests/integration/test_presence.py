@@ -8,16 +8,17 @@ from shared.catalogue import Catalogue, Model
 from shared.connections import Redis
 from shared.presence import (
     LOAD_SECONDS_UNKNOWN,
+    Demand,
     ModelPresence,
     Presence,
     announce,
     ask_for,
     health,
-    is_wanted,
     judge,
     leave,
     read_all,
     read_catalogue,
+    read_demands,
     write_catalogue,
 )
 from shared.pricing import Prices
@@ -120,7 +121,7 @@ async def test_asking_after_a_cold_model_counts_as_demand_once_in_ten_seconds(re
 
     assert 9000 < first <= 10_000
     assert await redis.pttl(keys.demand(MODEL)) <= 5000
-    assert await is_wanted(redis, MODEL)
+    assert (await read_demands(redis, [MODEL]))[MODEL] == Demand(0, True)
 
 
 async def test_asking_after_a_ready_model_is_no_demand(redis: Redis) -> None:
@@ -128,7 +129,7 @@ async def test_asking_after_a_ready_model_is_no_demand(redis: Redis) -> None:
 
     await health(redis, MODEL, clock=StoppedClock())
 
-    assert not await is_wanted(redis, MODEL)
+    assert (await read_demands(redis, [MODEL]))[MODEL] == Demand(0, False)
 
 
 @pytest.mark.parametrize(

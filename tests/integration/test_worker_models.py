@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from shared import keys
 from shared.catalogue import Catalogue, Model
 from shared.clock import SystemClock
-from shared.presence import judge
+from shared.connections import Redis
+from shared.presence import ask_for, judge, read_demands
 from shared.pricing import Prices
 from shared.settings import WorkerSettings
 from tests.integration.queue_rig import until
@@ -43,7 +45,7 @@ async def test_a_draining_worker_does_not_promise_what_it_was_loading(models: Mo
 
 async def test_a_model_that_is_no_longer_wanted_is_not_said_to_load(models: Models) -> None:
     models.follow(Catalogue(version=1, models=(QUICK,)))
-    await until(lambda: models.ids() == ["sim/quick"])
+    await until(lambda: models.claimable() == ["sim/quick"])
 
     models.follow(Catalogue(version=2, models=(SLOW,)))
 
@@ -68,3 +70,44 @@ async def test_a_load_that_fails_in_an_unforeseen_way_is_told_and_tried_again_la
 
     assert tries == 1
     assert "the disk is gone" in capsys.readouterr().out
+
+
+async def test_one_place_serves_three_models_in_turn(redis: Redis) -> None:
+    settings = WorkerSettings(engine="simulator", models_most=1, model_turn_seconds=0.0)
+    rows = tuple(msgspec.structs.replace(QUICK, id=f"sim/{name}") for name in "abc")
+    catalogue = Catalogue(version=1, models=rows)
+    async with open_models(settings, SystemClock()) as models:
+        models.follow(catalogue, await read_demands(redis, models.absent()))
+        assert models.claimable() == []
+        assert {one.state for one in models.presence(draining=False).values()} == {"cold"}
+        for row in (*rows, rows[0]):
+            await redis.zadd(keys.queue(row.id, "interactive"), {"job": 1})
+
+            async def here(row: Model = row) -> bool:
+                models.follow(catalogue, await read_demands(redis, models.absent()))
+                await asyncio.sleep(0)
+                return models.claimable() == [row.id]
+
+            async with asyncio.timeout(5):
+                while not await here():
+                    pass
+            await redis.delete(keys.queue(row.id, "interactive"))
+
+        assert (models.loads, models.evictions) == (4, 3)
+
+
+async def test_a_poll_loads_a_cold_model_into_free_room_only(redis: Redis) -> None:
+    settings = WorkerSettings(engine="simulator", models_most=1)
+    rows = tuple(msgspec.structs.replace(QUICK, id=f"sim/{name}") for name in "ab")
+    catalogue = Catalogue(version=1, models=rows)
+    async with open_models(settings, SystemClock()) as models:
+        models.follow(catalogue, {})
+        await ask_for(redis, "sim/a")
+        models.follow(catalogue, await read_demands(redis, models.absent()))
+        await until(lambda: models.claimable() == ["sim/a"])
+        await ask_for(redis, "sim/b")
+
+        models.follow(catalogue, await read_demands(redis, models.absent()))
+
+        assert models.claimable() == ["sim/a"]
+        assert models.presence(draining=False)["sim/b"].state == "cold"

@@ -30,6 +30,15 @@ def check_options(name: str, options: dict[str, str]) -> None:
         parse_options(options, LlamaOptions, engine=name)
 
 
+def blocks_while_loading(name: str, options: EngineOptions) -> bool:
+    """Tell whether nothing else happens in this process while such a model loads: then nothing may run meanwhile."""
+    if name != "llamacpp":
+        return False
+    from workers.engines.llamacpp import loads_slowly
+
+    return loads_slowly(options)
+
+
 @asynccontextmanager
 async def open_engine(name: str, options: EngineOptions) -> AsyncIterator[Engine]:
     """Load the model of `options` with the engine `name`, imported only now; closed on leaving.

@@ -75,6 +75,12 @@ class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True):
     pooling: Literal["", "mean", "cls", "last"] = ""  # of embeddings; empty: the file's own, else mean
 
 
+def loads_slowly(options: EngineOptions) -> bool:
+    """Tell whether loading would hold the interpreter for longer than a blink."""
+    path = Path(options.path or options.options.get("path", "") or DEMO_MODEL)
+    return path.is_file() and path.stat().st_size >= SMALL_MODEL_BYTES
+
+
 @asynccontextmanager
 async def open_llamacpp(options: EngineOptions) -> AsyncIterator["LlamaCpp"]:
     """Load a GGUF file. SettingsInvalid where it or an option is bad, EngineDead where the engine does not start."""

@@ -1,11 +1,11 @@
 """The models that this worker holds: opened from the catalogue, announced by presence, closed at the end.
 
-`Models.follow` loads what the catalogue lists for this worker's engine and frees what it no longer lists, so that a
-model added while the worker runs is picked up within seconds.
+`Models.follow` loads what the catalogue lists for this worker's engine, all of it or on demand where not all of it fits
+(`holding.py` decides), and frees what it no longer lists: a model added while the worker runs is picked up in seconds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -14,13 +14,15 @@ from shared import log
 from shared.catalogue import Catalogue, Model
 from shared.clock import Clock
 from shared.errors import InferbaseError
-from shared.presence import ModelPresence
+from shared.presence import Demand, ModelPresence
 from shared.settings import WorkerSettings
-from workers.engines import open_engine
+from workers.engines import blocks_while_loading, open_engine
 from workers.engines.base import Engine, EngineOptions
+from workers.inference.holding import Decision, Listed, decide
 from workers.inference.prompt import PromptBuilder
 
 RETRY_SECONDS: Final = 10.0  # a model that failed to load is tried again after this
+PROGRESS_MOST: Final = 0.99  # of a load that takes longer than the last one
 
 logger = log.get_logger("models")
 
@@ -32,12 +34,14 @@ class LoadedModel:
         self.engine: Final = engine
         self.prompt: Final = PromptBuilder(engine)
         self.load_seconds: Final = load_seconds
-        self.running = 0
+        self.loaded_at = 0.0  # monotonic seconds
+        self.used_at = 0.0  # when it last had work, likewise
+        self.running = 0  # choices
         self.last_step_ms = 0
 
     @property
     def free_slots(self) -> int:
-        """How many more requests the engine can run at once."""
+        """How many more choices the engine can run at once."""
         return max(0, self.engine.slots - self.running)
 
 
@@ -45,52 +49,72 @@ class Models:
     """What is loaded, what is loading, and what failed. Opened by `open_models`, which closes every engine."""
 
     # Invariant: a model id is in at most one of `_loaded`, `_loading`; in `_since_ms` while it is being loaded, and not
-    # while it is being closed.
+    # while it is being closed. `_listed` is what the catalogue last said that this worker may hold.
 
     def __init__(self, settings: WorkerSettings, clock: Clock) -> None:
+        self.loads = 0
+        self.evictions = 0  # closed in favour of another model
         self._settings = settings
         self._clock = clock
+        self._listed: dict[str, Model] = {}
         self._loaded: dict[str, LoadedModel] = {}
         self._stacks: dict[str, AsyncExitStack] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._since_ms: dict[str, int] = {}
         self._failed_at: dict[str, float] = {}
+        self._waiting_since: dict[str, float] = {}  # of jobs whose model is not here
+        self._load_seconds: dict[str, float] = {}  # as last measured here
+        self._decision = Decision()
 
     def get(self, model: str) -> LoadedModel | None:
         """Return a loaded model."""
         return self._loaded.get(model)
 
-    def ids(self) -> list[str]:
-        """Return the ids of the loaded models."""
-        return list(self._loaded)
+    def claimable(self) -> list[str]:
+        """Return the ids of the loaded models whose jobs may be claimed."""
+        if self._decision.pause:
+            return []
+        return [model for model in self._loaded if model not in self._decision.retire]
+
+    def absent(self) -> list[str]:
+        """Return the ids of the models that this worker may hold and does not: whose demand decides."""
+        return [model for model in self._listed if model not in self._loaded]
 
     def loaded(self) -> list[LoadedModel]:
         """Return every loaded model."""
         return list(self._loaded.values())
 
-    def follow(self, catalogue: Catalogue) -> None:
-        """Start loading what is wanted and not here; free what is here, idle and no longer wanted."""
-        wanted = {model.id: model for model in self._wanted(catalogue.models)}
-        for model in wanted.values():
-            if model.id in self._loaded or model.id in self._loading or not self._may_try(model.id):
-                continue
-            self._since_ms[model.id] = self._clock.unix_ms()
-            task = asyncio.get_running_loop().create_task(self._load(model))
-            self._loading[model.id] = task
-            task.add_done_callback(partial(self._settled, model.id))
+    def follow(self, catalogue: Catalogue, demands: Mapping[str, Demand] | None = None) -> None:
+        """Load what is wanted and not here, as far as there is room; free what is idle, or no longer listed.
+
+        `demands` are those of `absent`; None: nobody knows, so only what fits beside each other is loaded.
+        """
+        self._listed = {model.id: model for model in self._wanted(catalogue.models)}
+        now = self._clock.monotonic()
+        listed = [self._known(model, (demands or {}).get(model.id), now) for model in self._listed.values()]
+        self._decision = decide(
+            listed,
+            most=self._settings.models_most,
+            now=now,
+            idle_seconds=self._settings.idle_unload_seconds,
+            turn_seconds=self._settings.model_turn_seconds,
+        )
+        for model_id in self._decision.load:
+            self._start(self._listed[model_id])
+        for model_id in self._decision.close:
+            self.evictions += 1
+            self._stop(model_id)
         for model_id, loaded in list(self._loaded.items()):
-            if model_id not in wanted and loaded.running == 0:
-                del self._loaded[model_id]
-                task = asyncio.get_running_loop().create_task(self._stacks.pop(model_id).aclose())
-                self._loading[model_id] = task
-                task.add_done_callback(partial(self._settled, model_id))
+            if model_id not in self._listed and loaded.running == 0:
+                self._stop(model_id)
 
     def presence(self, *, draining: bool) -> dict[str, ModelPresence]:
-        """Return what to announce of every model held or loading."""
+        """Return what to announce of every model held, loading, or possible here."""
         said: dict[str, ModelPresence] = {}
         if not draining:  # else it will serve nobody
-            for model_id, since_ms in self._since_ms.items():
-                said[model_id] = ModelPresence(state="loading", loading_since_ms=since_ms)
+            for model_id in self._listed:
+                if model_id not in self._loaded and self._may_try(model_id):
+                    said[model_id] = self._absent_presence(model_id)
         for model_id, loaded in self._loaded.items():
             said[model_id] = ModelPresence(
                 state="draining" if draining else "ready",
@@ -103,6 +127,54 @@ class Models:
                 load_seconds=loaded.load_seconds,
             )
         return said
+
+    def _absent_presence(self, model_id: str) -> ModelPresence:
+        since_ms, expected = self._since_ms.get(model_id), self._load_seconds.get(model_id)
+        if since_ms is None:
+            return ModelPresence(state="cold")
+        progress = None
+        if expected:
+            progress = min(PROGRESS_MOST, (self._clock.unix_ms() - since_ms) / 1000 / expected)
+        return ModelPresence(state="loading", loading_since_ms=since_ms, load_progress=progress)
+
+    def _known(self, model: Model, demand: Demand | None, now: float) -> Listed:
+        loaded = self._loaded.get(model.id)
+        if loaded is not None:
+            self._waiting_since.pop(model.id, None)
+            if loaded.running:
+                loaded.used_at = now
+            return Listed(
+                model.id,
+                held=True,
+                running=loaded.running,
+                used_at=loaded.used_at,
+                loaded_at=loaded.loaded_at,
+                asked=demand is not None and demand.asked,
+            )
+        queued = demand is not None and demand.queued > 0 and self._may_try(model.id)
+        if not queued:
+            self._waiting_since.pop(model.id, None)
+        return Listed(
+            model.id,
+            loading=model.id in self._loading,
+            waiting_since=self._waiting_since.setdefault(model.id, now) if queued else None,
+            asked=demand is not None and demand.asked and self._may_try(model.id),
+            fresh=model.id not in self._load_seconds and self._may_try(model.id),
+            blocks=blocks_while_loading(model.engine, self._options(model)),
+        )
+
+    def _start(self, model: Model) -> None:
+        self._since_ms[model.id] = self._clock.unix_ms()
+        task = asyncio.get_running_loop().create_task(self._load(model))
+        self._loading[model.id] = task
+        task.add_done_callback(partial(self._settled, model.id))
+
+    def _stop(self, model_id: str) -> None:
+        del self._loaded[model_id]
+        task = asyncio.get_running_loop().create_task(self._stacks.pop(model_id).aclose())
+        self._loading[model_id] = task
+        task.add_done_callback(partial(self._settled, model_id))
+        logger.info("model_closed", model=model_id)
 
     async def close(self) -> None:
         """Close every engine."""
@@ -129,18 +201,20 @@ class Models:
         failed_at = self._failed_at.get(model_id)
         return failed_at is None or self._clock.monotonic() - failed_at >= RETRY_SECONDS
 
-    async def _load(self, model: Model) -> None:
-        started = self._clock.monotonic()
-        options = EngineOptions(
+    def _options(self, model: Model) -> EngineOptions:
+        return EngineOptions(
             model=model.id,
             context=model.context,
             path=self._settings.model_path or model.options.get("path", ""),
             slots=self._settings.slots,
             options=model.options,
         )
+
+    async def _load(self, model: Model) -> None:
+        started = self._clock.monotonic()
         stack = AsyncExitStack()
         try:
-            engine = await stack.enter_async_context(open_engine(model.engine, options))
+            engine = await stack.enter_async_context(open_engine(model.engine, self._options(model)))
             loaded = LoadedModel(engine, self._clock.monotonic() - started)
             await engine.warm_up()
             loaded.last_step_ms = self._clock.unix_ms()
@@ -154,6 +228,9 @@ class Models:
             raise
         self._stacks[model.id] = stack
         self._loaded[model.id] = loaded
+        self._load_seconds[model.id] = loaded.load_seconds
+        loaded.loaded_at = loaded.used_at = self._clock.monotonic()
+        self.loads += 1
         logger.info("model_loaded", model=model.id, seconds=round(loaded.load_seconds, 3))
 
 

@@ -18,7 +18,7 @@ from shared.clock import SystemClock
 from shared.connections import Redis, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.errors import DependencyUnavailable
-from shared.presence import Presence, announce, leave, read_catalogue
+from shared.presence import Presence, announce, leave, read_catalogue, read_demands
 from shared.queue.worker import LeasedWorker
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> None:
             seal=seal,
             settings=settings.queue,
             owner=owner,
-            models=models.ids,
+            models=models.claimable,
             run=completer,
             free_slots=lambda model: loaded.free_slots if (loaded := models.get(model)) else 0,
             crash=crash,
@@ -117,7 +117,7 @@ class Upkeep:
     async def _announce(self) -> None:
         catalogue = await read_catalogue(self._redis)
         if catalogue is not None and catalogue.models and not self.draining:
-            self._models.follow(catalogue)
+            self._models.follow(catalogue, await read_demands(self._redis, self._models.absent()))
         said = Presence(
             owner=self._owner,
             engine=self._settings.worker.engine,
