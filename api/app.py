@@ -11,6 +11,7 @@ from litestar.types import Receive, Scope, Send
 from api.dependencies import provide_node, provide_principal
 from api.errors import handle_error
 from api.node import OpenNode, open_node
+from api.openapi.page import documentation
 from api.routes.admin import ADMIN_BASE, activate, create_deposit, deactivate, get_account, get_accounts
 from api.routes.admin_models import delete_catalogue_model, get_catalogue, get_catalogue_model, put_catalogue_model
 from api.routes.chat import DECODERS, complete, completions
@@ -77,14 +78,16 @@ def create_app(settings: Settings, *, open_node: OpenNode = open_node) -> Litest
             app.state.node = node
             yield
 
+    openapi_config, documents = documentation(settings)
     return Edge(
         route_handlers=[
-            *(Router(base, route_handlers=ROUTES) for base in BASES),
+            *(Router(base, route_handlers=ROUTES, include_in_schema=base == BASES[0]) for base in BASES),
             Router(AUTH_BASE, route_handlers=[register, login, refresh, get_me, logout]),
             Router(ADMIN_BASE, route_handlers=ADMIN_ROUTES),
             receive_stripe_event,
             get_live,
             get_ready,
+            *documents,
         ],
         lifespan=[hold_node],
         dependencies={
@@ -94,7 +97,7 @@ def create_app(settings: Settings, *, open_node: OpenNode = open_node) -> Litest
         exception_handlers={Exception: handle_error},
         after_request=_mark,
         request_max_body_size=settings.api.small_body_bytes_most,
-        openapi_config=None,
+        openapi_config=openapi_config,
         logging_config=None,
     )
 

@@ -1,0 +1,81 @@
+"""The three operations that run a model: their routes speak ASGI themselves, so the framework knows nothing of them."""
+
+from typing import Final
+
+import msgspec
+
+from api.openapi.answers import refusals, success
+from api.openapi.examples import example_text
+from api.openapi.operations import COMPLETION_CODES, WAIT
+from api.openapi.parts import Schema, reference
+
+IGNORED_HEADER: Final = ("x-inferbase-ignored", "The fields of the body that we do not know, or take without effect.")
+STREAM_NOTE: Final = (
+    " Events end with `data: [DONE]`; lines that begin with a colon only keep the connection alive. What fails after "
+    'the first event is one event whose data is `{"error": …}`, and the answer is not charged.'
+)
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the operations; `events`: the shape of an event's data, empty where there is no stream."""
+
+    operation: str
+    summary: str
+    description: str
+    body: str
+    answer: str
+    events: str = ""
+
+
+COMPLETIONS: Final = {
+    "/chat/completions": Completion(
+        operation="create_chat_completion",
+        summary="Answer a conversation",
+        description="Credits are held before any work and charged once, for what was delivered.",
+        body="ChatRequest",
+        answer="ChatCompletion",
+        events="ChatCompletionChunk",
+    ),
+    "/completions": Completion(
+        operation="create_completion",
+        summary="Go on from a prompt",
+        description="The legacy endpoint: no roles and no template, only text or token ids.",
+        body="CompletionRequest",
+        answer="TextCompletion",
+        events="TextCompletion",
+    ),
+    "/embeddings": Completion(
+        operation="create_embedding",
+        summary="Embed texts",
+        description="Vectors of texts or token ids; refused with `unsupported_parameter` where the engine cannot.",
+        body="EmbeddingRequest",
+        answer="EmbeddingList",
+    ),
+}
+
+
+def completion_operation(completion: Completion, *, base: str, security: list[Schema]) -> Schema:
+    """Return the OpenAPI operation of a completion; `base`: the address in its examples."""
+    content = {"application/json": reference(completion.answer)}
+    description = completion.description
+    if completion.events:
+        shown = f"Events whose data is a `{completion.events}`.{STREAM_NOTE}"
+        content["text/event-stream"] = {
+            "type": "string",
+            "description": shown,
+            "contentMediaType": "text/event-stream",
+            "contentSchema": reference(completion.events),
+        }
+    return {
+        "operationId": completion.operation,
+        "tags": ["Completions"],
+        "summary": completion.summary,
+        "description": f"{description}\n\n{example_text(completion.operation, base)}",
+        "security": security,
+        "parameters": [WAIT],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": reference(completion.body)}},
+        },
+        "responses": {"200": success("The answer.", content, IGNORED_HEADER)} | refusals(COMPLETION_CODES),
+    }
