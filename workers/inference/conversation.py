@@ -6,7 +6,7 @@ those, and what is text anyway needs no mark.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,17 +15,23 @@ from shared.errors import InvalidRequest
 from shared.wire import Message, ToolUse
 
 EXTRA: Final = "x"  # the name of a mark that may be dropped or repeated
+SPECIAL_STRINGS_MOST: Final = 64  # of the tools and calls of a request; each costs several questions to the tokenizer
 
 _decode: Final = msgspec.json.Decoder().decode
 
 
 class Marks:
-    """The marks of one template."""
+    """The marks of one template; `fresh` ones for each request, since they count."""
 
     def __init__(self, secret: str, is_text: Callable[[str], bool]) -> None:
+        self._secret, self._is_text = secret, is_text
         self._open, self._close = f"[{secret}(", f"){secret}]"
-        self._is_text = is_text
+        self._special_left = SPECIAL_STRINGS_MOST
         self.pattern: Final = re.compile(re.escape(self._open) + r"(\w+);(.*?)" + re.escape(self._close), re.DOTALL)
+
+    def fresh(self) -> "Marks":
+        """Return the same marks, which have marked nothing yet."""
+        return Marks(self._secret, self._is_text)
 
     def wrap(self, name: str, content: str) -> str:
         """Return `content` with marks around it, inside its outer whitespace; nothing around nothing."""
@@ -40,18 +46,34 @@ class Marks:
         return self._open in text or self._close in text
 
     def wrap_inside(self, value: Any) -> Any:
-        """Return a JSON value whose strings are marked where they are more than text."""
-        if self._is_text("\n".join(_strings(value))):  # one question for all of them: nearly always
-            return value
-        return self._wrap_strings(value)
+        """Return a JSON value whose strings are marked where they are more than text.
 
-    def _wrap_strings(self, value: Any) -> Any:
+        Raises InvalidRequest where a request has too many of them: nobody's tools do, and an attacker's took 30 s.
+        """
+        special = self._special(list(dict.fromkeys(_strings(value))))
+        return self._wrap_strings(value, special) if special else value
+
+    def _special(self, strings: Sequence[str]) -> set[str]:
+        """Return those that are more than text: one question for all, nearly always, else one for each half."""
+        if not strings or self._is_text("\n".join(strings)):
+            return set()
+        if len(strings) == 1:
+            self._special_left -= 1
+            if self._special_left < 0:
+                raise InvalidRequest(
+                    f"More than {SPECIAL_STRINGS_MOST} strings of the tools and calls hold this model's special tokens."
+                )
+            return set(strings)
+        half = len(strings) // 2
+        return self._special(strings[:half]) | self._special(strings[half:])
+
+    def _wrap_strings(self, value: Any, special: set[str]) -> Any:
         if isinstance(value, str):
-            return value if self._is_text(value) else self.wrap(EXTRA, value)
+            return self.wrap(EXTRA, value) if value in special else value
         if isinstance(value, dict):
-            return {self._wrap_strings(key): self._wrap_strings(item) for key, item in value.items()}
+            return {self._wrap_strings(key, special): self._wrap_strings(item, special) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._wrap_strings(item) for item in value]
+            return [self._wrap_strings(item, special) for item in value]
         return value
 
 
@@ -102,6 +124,15 @@ def reasoning_variables(source: str, effort: str | None) -> dict[str, Any]:
     raise InvalidRequest(
         "This model's chat template knows no reasoning effort.", code="unsupported_parameter", param="reasoning_effort"
     )
+
+
+def text_bytes(messages: Sequence[Message], tool_use: ToolUse | None) -> int:
+    """Return how many bytes of text a prompt holds at least: contents, and the strings of calls and tools."""
+    total = sum(len(message.content.encode()) for message in messages)
+    shown = [_arguments(call.arguments) for message in messages for call in message.tool_calls]
+    if tool_use is not None and tool_use.choice != "none":
+        shown += [_decode(tool.parameters) for tool in tool_use.tools]
+    return total + sum(len(text.encode()) for value in shown for text in _strings(value))
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from workers.inference.models import LoadedModel
 from workers.inference.plan import Plan, plan_of
 
 LOOP_CHARACTERS_MOST: Final = 16_384  # longer prompts are tokenised in a thread
+TEXT_CHARACTERS: Final = 512  # each text costs its tokenizer about as much as so many characters
 
 
 class Attempt(Protocol):
@@ -78,8 +79,7 @@ class Generation:
 
     async def _plan(self) -> Plan:
         job = self._run.job
-        characters = sum(len(message.content) for message in job.messages) + sum(map(len, job.task.prompts))
-        if characters > LOOP_CHARACTERS_MOST or job.task.tool_use is not None:
+        if job.task.tool_use is not None or _characters(job) > LOOP_CHARACTERS_MOST:
             return await asyncio.to_thread(plan_of, job, self._loaded)
         return plan_of(job, self._loaded)
 
@@ -103,7 +103,7 @@ class Generation:
         job, emitted = self._run.job, choice.emitted
         request_id = job.request_id if choice.index == 0 else f"{job.request_id}#{choice.index}"
         self._run.prefilling()
-        sampling = choice.sampling(job.sampling, guide)
+        sampling = choice.sampling(job.sampling, guide, account_id=job.account_id)
         ids = [*choice.prompt_ids, *emitted]
         async with aclosing(self._engine.generate(request_id, ids, sampling, emitted=len(emitted))) as deltas:
             if not choice.may_stop:
@@ -165,3 +165,12 @@ class Generation:
             vector = struct.pack(f"<{len(embedding.vector)}f", *embedding.vector)
             choice.appended = self._run.log(choice.index, ("", Extra(embedding=vector)))
         await self._run.complete(0, NOTHING)
+
+
+def _characters(job: Job) -> int:
+    """Return how much there is to tokenise: 1,024 empty messages, or the arguments of one call, can be the most."""
+    total = sum(TEXT_CHARACTERS + len(prompt) for prompt in job.task.prompts)
+    for message in job.messages:
+        total += TEXT_CHARACTERS + len(message.content) + len(message.reasoning or "")
+        total += sum(TEXT_CHARACTERS + len(call.arguments) for call in message.tool_calls)
+    return total

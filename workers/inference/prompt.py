@@ -11,12 +11,14 @@ from typing import Final
 from shared.errors import InvalidRequest
 from shared.wire import PLAIN_CHAT, Message, Task
 from workers.engines.base import Engine
+from workers.inference.conversation import text_bytes
 from workers.inference.reasoning import reasons
 from workers.inference.template import PLAIN_WORDS, ROLES, ChatTemplate, Piece
 from workers.inference.tool_calls import ToolForm, form_of
 
 KEPT_PIECES_MOST: Final = 4096  # distinct template pieces whose ids are kept
 KEPT_CHARACTERS_MOST: Final = 4096  # of one piece: those with a client's tools are longer
+LITTLE_TOO_LONG: Final = 2  # contexts that a prompt may take before the rest of it is not looked at
 PROBE_MESSAGES_MOST: Final = 3
 PROBE_BYTES: Final = ("x", "1", "?", "\n", " ")
 
@@ -40,7 +42,7 @@ class PromptBuilder:
         Raises InvalidRequest where the template does not take the messages, or, code context_length_exceeded, where
         they cannot fit however well they compress; a prompt that is only a little too long is the caller's to refuse.
         """
-        self._check_bytes(sum(len(message.content.encode()) for message in messages), "messages")
+        self._check_bytes(text_bytes(messages, task.tool_use), "messages")
         return self._ids(self.template.render(messages, task))
 
     def build_bare(self, prompt: str | Sequence[int]) -> list[int]:
@@ -59,12 +61,15 @@ class PromptBuilder:
     def _check_bytes(self, content_bytes: int, param: str) -> None:
         tokens_least = content_bytes // self._tokenizer.longest_token_bytes
         if tokens_least > self._context:
-            raise InvalidRequest(
-                f"This model's maximum context length is {self._context} tokens. However, your {param} hold at least "
-                f"{tokens_least} tokens. Please reduce the length of the {param}.",
-                code="context_length_exceeded",
-                param=param,
-            )
+            raise self._too_long(tokens_least, param)
+
+    def _too_long(self, tokens_least: int, param: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"This model's maximum context length is {self._context} tokens. However, your {param} hold at least "
+            f"{tokens_least} tokens. Please reduce the length of the {param}.",
+            code="context_length_exceeded",
+            param=param,
+        )
 
     def _is_text(self, text: str) -> bool:
         return self._tokenizer.encode(text, special=True) == self._tokenizer.encode(text, special=False)
@@ -73,6 +78,8 @@ class PromptBuilder:
         ids: list[int] = []
         for text, from_user in pieces:
             ids += self._tokenizer.encode(text, special=False) if from_user else self._template_ids(text)
+            if len(ids) > LITTLE_TOO_LONG * self._context:
+                raise self._too_long(len(ids), "messages")
         prefix = list(self._prefix)
         return ids if ids[: len(prefix)] == prefix else prefix + ids
 

@@ -140,7 +140,7 @@ class ChatTemplate:
         return [piece for piece in pieces if piece.text]
 
     def _text(self, turns: Sequence[Turn], task: Task = PLAIN_CHAT, *, marked: bool = False) -> str:
-        marks = self._marks if marked else None
+        marks = self._marks.fresh() if marked else None
         messages = [turn_of(index, role, message, marks) for index, (role, message) in enumerate(turns)]
         variables = self._variables | reasoning_variables(self._source, task.reasoning_effort)
         if task.tool_use is not None and task.tool_use.choice != "none":

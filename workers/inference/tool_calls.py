@@ -12,7 +12,8 @@ import msgspec
 
 from shared.wire import ToolCallDelta
 
-HEAD_CHARACTERS_MOST: Final = 65_536  # of a call whose name does not come: text after all
+HEAD_CHARACTERS_MOST: Final = 1024  # in which a call has to tell its function, so that its arguments can stream
+CALL_CHARACTERS_MOST: Final = 65_536  # of a call that tells it later, if at all: text after all
 _HEAD: Final = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _decode: Final = msgspec.json.Decoder().decode
 
@@ -49,7 +50,7 @@ class ToolCallStream:
 
     # States: `text` looks for the begin of a call, holding back what could become one; `head` gathers until the
     # function's name is sure; `arguments` passes them on; `tail` waits for the end; `plain` knows that no call will
-    # come; `done` wants nothing more. `_held` is what is not yet decided.
+    # come; `done` wants nothing more. `_held` is what is not yet decided, no end of a call before `_sought`.
 
     def __init__(self, form: ToolForm, *, request_id: str, choice: int, parallel: bool = True) -> None:
         self.calls = 0
@@ -59,6 +60,7 @@ class ToolCallStream:
         self.parallel = parallel
         self._state: Literal["text", "head", "arguments", "tail", "plain", "done"] = "text" if form.begin else "head"
         self._held = ""
+        self._sought = 0
         self._depth = 0
         self._in_string = False
         self._escaped = False
@@ -114,14 +116,15 @@ class ToolCallStream:
             self._held = self._held[len(safe) :]
 
     def _take_head(self, said: list[str], deltas: list[ToolCallDelta]) -> None:
-        head = _HEAD.match(self._held)
+        head = _HEAD.match(self._held, 0, HEAD_CHARACTERS_MOST)  # each push tries again
         if head is not None:
             deltas.append(self._new_call(head[1], ""))
             self._held = self._held[head.end() :]
-            self._state, self._depth = "arguments", 0
+            self._state, self._depth, self._sought = "arguments", 0, 0
             return
         end = self._form.end
-        at = self._held.find(end) if end else -1
+        at = self._held.find(end, self._sought, CALL_CHARACTERS_MOST) if end else -1
+        self._sought = max(0, len(self._held) - len(end) + 1) if at < 0 else 0
         if at >= 0:
             inside, self._held = self._held[:at], self._held[at + len(end) :]
             call = _whole_call(inside, self._form.arguments_key)
@@ -131,10 +134,16 @@ class ToolCallStream:
             else:
                 deltas.append(self._new_call(*call))
                 self._end_call()
-        elif len(self._held) > HEAD_CHARACTERS_MOST or (not end and not _may_become_head(self._held)):
-            said.append(self._form.begin + self._held)
-            self._held = ""
+        elif self._is_no_call():
+            cut = (CALL_CHARACTERS_MOST if end else HEAD_CHARACTERS_MOST) + 1
+            said.append(self._form.begin + self._held[:cut])
+            self._held, self._sought = self._held[cut:], 0
             self._state = "text" if end else "plain"
+
+    def _is_no_call(self) -> bool:
+        if self._form.end:
+            return len(self._held) > CALL_CHARACTERS_MOST
+        return len(self._held) > HEAD_CHARACTERS_MOST or not _may_become_head(self._held)
 
     def _take_arguments(self, deltas: list[ToolCallDelta]) -> None:
         at = self._end_of_object()
@@ -171,6 +180,8 @@ class ToolCallStream:
         elif at >= 0:
             self._held = self._held[at + len(end) :]
             self._end_call()
+        else:
+            self._held = self._held[1 - len(end) :]
 
     def _end_call(self) -> None:
         self._state = "text" if self.parallel else "done"
