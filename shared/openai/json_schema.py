@@ -33,7 +33,7 @@ def schema_text(name: str, value: Any) -> str:
 
 def _check_parts(name: str, root: dict[str, Any]) -> None:
     waiting: list[Any] = [root]
-    references = 0
+    referring: list[dict[str, Any]] = []
     while waiting:
         part = waiting.pop()
         if type(part) is list:
@@ -43,31 +43,40 @@ def _check_parts(name: str, root: dict[str, Any]) -> None:
             if type(pattern) is str and len(pattern) > PATTERN_CHARACTERS_MOST:
                 raise fields.invalid(name, f"patterns of at most {PATTERN_CHARACTERS_MOST} characters")
             if type(part.get("$ref")) is str:
-                references += 1
-                if references > REFERENCES_MOST:
-                    raise fields.invalid(name, f"at most {REFERENCES_MOST} references")
-                _check_loop(name, root, part)
+                referring.append(part)
             waiting += part.values()
+    if len(referring) > REFERENCES_MOST:
+        raise fields.invalid(name, f"at most {REFERENCES_MOST} references")
+    done: set[int] = set()
+    for part in referring:
+        _check_loop(name, root, part, done)
 
 
-def _check_loop(name: str, root: dict[str, Any], part: dict[str, Any]) -> None:
-    """Follow what stands for the same value: a schema that comes back to itself there says nothing."""
-    seen: set[int] = set()
-    waiting: list[Any] = [part]
+def _check_loop(name: str, root: dict[str, Any], part: dict[str, Any], done: set[int]) -> None:
+    """Follow what stands for the same value: a schema that comes back to itself there says nothing.
+
+    Depth first, each part once over all calls: `done` are those behind which no loop is. Following every reference
+    anew took 3 s of a schema of 64 KiB.
+    """
+    within: set[int] = set()
+    waiting: list[tuple[dict[str, Any], bool]] = [(part, False)]
     while waiting:
-        at = waiting.pop()
-        if type(at) is not dict:
+        at, left = waiting.pop()
+        if left:
+            within.discard(id(at))
+            done.add(id(at))
             continue
-        if at is part and seen:
+        if id(at) in within:
             raise InvalidRequest(f"Invalid value for '{name}': a `$ref` leads back to itself.", param=name)
-        if id(at) in seen:
+        if id(at) in done:
             continue
-        seen.add(id(at))
-        if type(at.get("$ref")) is str:
-            waiting.append(_resolve(name, root, at["$ref"]))
+        within.add(id(at))
+        waiting.append((at, True))
+        same = [_resolve(name, root, at["$ref"])] if type(at.get("$ref")) is str else []
         for keyword in _AHEAD:
             if type(at.get(keyword)) is list:
-                waiting += at[keyword]
+                same += at[keyword]
+        waiting += [(other, False) for other in same if type(other) is dict]
 
 
 def _resolve(name: str, root: dict[str, Any], reference: str) -> Any:
