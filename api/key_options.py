@@ -15,6 +15,7 @@ from shared.database.api_keys import ALLOWED_MODELS_MOST, SCOPES, Principal
 from shared.errors import InvalidRequest, PermissionDenied
 from shared.openai import fields
 from shared.pricing import format_credits, parse_credits
+from shared.settings import ApiSettings
 
 NAME_CHARACTERS_MOST: Final = 100
 DEFAULT_NAME: Final = "API key"
@@ -39,9 +40,9 @@ class KeyOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def key_options(
-    given: dict[str, Any], asking: Principal, *, models: Collection[str], concurrency: int, now: datetime
+    given: dict[str, Any], asking: Principal, *, models: Collection[str], defaults: ApiSettings, now: datetime
 ) -> KeyOptions:
-    """Return the options of a decoded body; `models` exist, `concurrency` is what a key has that names none.
+    """Return the options of a decoded body; `models` exist, `defaults` is what a key has that names no limits.
 
     Raises InvalidRequest, and PermissionDenied for a scope or a model that the asking key lacks.
     """
@@ -56,9 +57,11 @@ def key_options(
         expires_at=_expires_at(given.get("expires_at"), asking.expires_at, now),
         scopes=_scopes(given.get("scopes"), asking),
         allowed_models=_models(given.get("allowed_models"), asking, models),
-        rpm=_limit("requests_per_minute", limits, asking.rpm, asking.rpm),
+        rpm=_limit("requests_per_minute", limits, asking.rpm, asking.rpm or defaults.key_rpm),
         tpm=_limit("tokens_per_minute", limits, asking.tpm, asking.tpm),
-        concurrency=_limit("concurrency", limits, asking.key_concurrency, asking.key_concurrency or concurrency),
+        concurrency=_limit(
+            "concurrency", limits, asking.key_concurrency, asking.key_concurrency or defaults.key_concurrency
+        ),
         budget=_budget(given.get("budget"), asking),
     )
 

@@ -39,7 +39,7 @@ class SecretSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The HTTP edge. 0 = no limit for the concurrency bounds."""
+    """The HTTP edge. 0 = no limit for the bounds of keys, accounts and nodes."""
 
     host: str = "127.0.0.1"  # address to listen on
     port: int = 8000  # port to listen on
@@ -50,6 +50,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     ping_seconds: float = 10.0  # between two comments on a silent stream
     status_hold_seconds: float = 10.0  # a stream's status waits so long for the first chunk
     slow_reader_seconds: float = 30.0  # a client that takes nothing for so long is cut
+    key_rpm: int = 60  # requests per minute, of a key that names no own bound
     key_concurrency: int = 16  # requests at once, of a key that names no own bound
     account_concurrency: int = 32  # requests at once, of an account that names no own bound
     node_concurrency: int = 2000  # requests at once on this node

@@ -92,7 +92,7 @@ async def _options(request: KeyRequest, node: Node, principal: Principal) -> Key
         parse_object(body) if body else {},
         principal,
         models={model.id for model in await node.catalogue.all()},
-        concurrency=node.settings.api.key_concurrency,
+        defaults=node.settings.api,
         now=datetime.now(UTC),
     )
 

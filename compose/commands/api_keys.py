@@ -46,7 +46,7 @@ def create(
     expires_in: ExpiresIn = None,
     expires_at: ExpiresAt = None,
     budget: Budget = None,
-    rpm: Rpm = 0,
+    rpm: Rpm = None,
     tpm: Tpm = 0,
     concurrency: Concurrency = None,
     admin: Annotated[bool, typer.Option("--admin", help="It opens the operators' routes, /api/v1/admin.")] = False,
@@ -65,7 +65,6 @@ def create(
     if len(name) > NAME_CHARACTERS_MOST or not name.isprintable():
         raise CommandFailed(f"a key's name has at most {NAME_CHARACTERS_MOST} printable characters")
     room: dict[str, Any] = {
-        "rpm": rpm,
         "tpm": tpm,
         "scopes": check_scopes(scope),
         "allowed_models": tuple(model or ()),
@@ -83,6 +82,7 @@ def create(
             name=name,
             digest=secrets.digest(key, require_secrets(target.settings, "key_pepper").key_pepper),
             prefix=secrets.prefix(key),
+            rpm=target.settings.api.key_rpm if rpm is None else rpm,
             concurrency=target.settings.api.key_concurrency if concurrency is None else concurrency,
             **room,
         )

@@ -13,7 +13,14 @@ UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": 
 _PERIOD: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNIX_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
-Rpm = Annotated[int, typer.Option(min=0, help="Requests per minute; 0: no limit.")]
+Rpm = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Requests per minute; 0: no limit. Default: INFERBASE_KEY_RPM, else 60.",
+        show_default=False,
+    ),
+]
 Tpm = Annotated[int, typer.Option(min=0, help="Tokens per minute; 0: no limit.")]
 Concurrency = Annotated[
     int | None,

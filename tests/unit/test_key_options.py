@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from api.key_options import KeyOptions, key_options
 from shared.database.api_keys import SCOPES, Principal
 from shared.errors import Refusal
+from shared.settings import ApiSettings
 from tests.integration.api_edge import principal
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -18,7 +19,7 @@ MODELS = ("org/a", "org/b", "org/c")
 
 
 def options(asking: Principal, **given: Any) -> KeyOptions:
-    return key_options(given, asking, models=MODELS, concurrency=16, now=NOW)
+    return key_options(given, asking, models=MODELS, defaults=ApiSettings(), now=NOW)
 
 
 def test_a_session_makes_keys_that_outlive_it_and_have_the_usual_room() -> None:
@@ -28,6 +29,11 @@ def test_a_session_makes_keys_that_outlive_it_and_have_the_usual_room() -> None:
 
     assert (made.expires_at, made.concurrency, made.scopes) == (None, 16, SCOPES)
     assert options(asking, limits={"concurrency": 0}).concurrency == 0
+
+
+def test_a_key_that_names_no_limits_has_those_of_the_key_that_asks_or_else_the_usual_ones() -> None:
+    assert (options(principal()).rpm, options(principal()).concurrency) == (60, 16)
+    assert (options(principal(rpm=7)).rpm, options(principal(key_concurrency=3)).concurrency) == (7, 3)
 
 
 def test_a_key_without_limits_may_make_one_without() -> None:
