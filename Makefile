@@ -2,6 +2,7 @@
 # make test    linters, types and all tests
 # make bench   measured figures beside their budgets
 # make lock    write the two lock files anew from pyproject.toml
+# make system-packages   as root: the Debian packages that tests run (`make test` as root does it itself)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -17,12 +18,13 @@ PACKAGES := api workers shared compose
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
 
-.PHONY: up test check bench lock clean
+.PHONY: up test check bench lock system-packages clean
 
 up: $(VENV)/up.stamp
 	@exec $(BIN)/inferbase up $(ARGS)
 
 test: $(VENV)/test.stamp node_modules/.package-lock.json check
+	@infra/system_packages.sh --missing
 	@echo "pytest"
 	@$(BIN)/python -m pytest -q $(ARGS)
 
@@ -39,6 +41,9 @@ lock: $(VENV)/test.stamp
 	@$(COMPILE) --group build --output-file requirements.lock $(ARGS)
 	@$(COMPILE) --group build --group test --constraints requirements.lock --output-file requirements-test.lock $(ARGS)
 	@! grep -nE '://|^-|^torch' requirements.lock requirements-test.lock
+
+system-packages:
+	@infra/system_packages.sh
 
 clean:
 	@rm -rf $(VENV) node_modules build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
@@ -71,8 +76,9 @@ $(VENV)/test.stamp: requirements-test.lock pyproject.toml | $(BIN)/python
 	$(call install,requirements-test.lock)
 	@touch $(VENV)/up.stamp
 
-# The openai Node SDK, for the test that runs its snippet; node and npm come from the wheel in the test lock.
+# What tests run in Node.js: the openai SDK, and playwright-core (14 MB, brings no browser of its own: it drives Debian's
+# chromium; the Python package would bring a second Node.js, 53 MB). node and npm come from the wheel in the test lock.
 node_modules/.package-lock.json: package-lock.json package.json $(VENV)/test.stamp
-	@echo "Installing the openai Node SDK"
+	@echo "Installing the packages of package-lock.json"
 	@$(BIN)/python -m tests.node npm ci --silent --no-audit --no-fund
 	@touch $@
