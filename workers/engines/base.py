@@ -69,6 +69,7 @@ class EngineSampling(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, bias in [-100, 100])
     top_logprobs: int | None = None  # None: no logprobs; 0 to 20: so many alternatives beside each token's own
     guide: EngineGuide | None = None
+    cache_salt: str = ""  # where an engine keeps prompts for later requests, only those of the same salt share them
 
 
 class Delta(msgspec.Struct, frozen=True):

@@ -96,8 +96,8 @@ class Choice:
         text, reasoning, calls = self._answer.finish()
         return text, _extra(reasoning, calls, None)
 
-    def sampling(self, asked: Sampling, guide: EngineGuide | None) -> EngineSampling:
-        """Return how the engine is to go on behind what was emitted."""
+    def sampling(self, asked: Sampling, guide: EngineGuide | None, *, account_id: str = "") -> EngineSampling:
+        """Return how the engine is to go on behind what was emitted; an account's prompts are kept for itself alone."""
         behind = len(self.emitted) if guide is None else 0  # a guided answer may be made again: see EngineSampling
         return EngineSampling(
             max_tokens=self.max_tokens - len(self.emitted),
@@ -112,6 +112,7 @@ class Choice:
             logit_bias=asked.logit_bias,
             top_logprobs=asked.top_logprobs,
             guide=guide,
+            cache_salt=account_id,
         )
 
 
