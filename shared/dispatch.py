@@ -109,6 +109,10 @@ class Answer:
         if self.end is None and self.broken is None:
             self.broken = code
 
+    def cut(self) -> None:
+        """End what is read of a run that is not ours to cancel: the key that reads it was revoked."""
+        self._subscription.fail("The API key of this request was revoked.", "key_revoked")
+
     def close(self) -> None:
         """Let go of the answer: cancel what still runs, witness what was relayed, free the slots."""
         if self._closed:
@@ -182,8 +186,12 @@ class Dispatcher:
         """Cancel every running answer of these keys (`key_revoked`)."""
         dead = set(key_ids)
         for answer in (*self._live, *self._followed):
-            if answer.job.key_id in dead:
+            if answer.job.key_id not in dead:
+                continue
+            if isinstance(answer.job, Job):
                 self._cancel(answer.job, "key_revoked")
+            else:
+                answer.cut()
 
     async def submit(self, submission: Submission) -> Answer:
         """Reserve, subscribe and enqueue; return the running answer.
@@ -239,6 +247,7 @@ class Dispatcher:
         grant = await self._limiter.acquire(run.request_id, limits)
         subscription = self._reader.subscribe(run.model, run.request_id)
         subscription.enqueued()
+        run = msgspec.structs.replace(run, key_id=submission.key_id)  # whoever reads must be allowed to
         answer = Answer(self, run, subscription, quotas=grant.quotas)
         self._live.add(answer)
         return answer
@@ -256,7 +265,7 @@ class Dispatcher:
             self._followed[answer] = asyncio.get_running_loop().create_task(self._follow(answer, subscription))
             return
         subscription.close()
-        if answer.end is None and not answer.job.resumable:
+        if answer.end is None and isinstance(answer.job, Job) and not answer.job.resumable:
             self._cancel(answer.job, answer.broken or "request_cancelled")
         if answer.limits:
             self._limiter.release(answer.request_id, answer.limits)
@@ -318,7 +327,7 @@ class Dispatcher:
         if job.token_hold is not None:
             self._limiter.give_back(job.token_hold, 0)
 
-    def _cancel(self, job: Job | PastRun, code: str) -> None:
+    def _cancel(self, job: Job, code: str) -> None:
         target = CancelTarget(
             request_id=job.request_id,
             account_id=job.account_id,

@@ -117,9 +117,14 @@ def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, no
 
 def limits_of(principal: Principal) -> Limits:
     """Return what a request of `principal` counts against; nothing where neither key nor account has a limit."""
-    key = Limit(principal.key_id, principal.rpm, principal.tpm, principal.key_concurrency)
-    account = Limit(principal.account_id, principal.account_rpm, principal.account_tpm, principal.account_concurrency)
-    return [limit for limit in (key, account) if limit.requests or limit.tokens or limit.concurrency]
+    limits = []
+    if principal.rpm or principal.tpm or principal.key_concurrency:
+        limits.append(Limit(principal.key_id, principal.rpm, principal.tpm, principal.key_concurrency))
+    if principal.account_rpm or principal.account_tpm or principal.account_concurrency:
+        limits.append(
+            Limit(principal.account_id, principal.account_rpm, principal.account_tpm, principal.account_concurrency)
+        )
+    return limits
 
 
 def tokens_most(submission: Submission) -> int:

@@ -248,12 +248,12 @@ class Subscription:
         self._idle_ticks = 0
         return not self.behind or self._waiter is not None
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, code: str = "worker_lost") -> None:
         """End with an error once the buffered chunks are read; not after the last chunk."""
         if self._failure is None and not self.ended:
             self._failure = BackendFailed(
                 message,
-                code="worker_lost",
+                code=code,
                 retry_after_seconds=1,
                 request_id=self.request_id,
             )

@@ -144,7 +144,6 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True):
     closed: bool
 
     resumable: ClassVar[bool] = True
-    token_hold: ClassVar[None] = None
 
 
 async def find_run(connection: Connection, account_id: str, idempotency_key: str, *, now_ms: int) -> PastRun | None:

@@ -10,7 +10,7 @@ from shared import keys
 from shared.connections import Redis, open_redis
 from shared.errors import DependencyUnavailable
 from shared.settings import QueueSettings, StoreSettings
-from shared.wire import Finish, decode_chunk, decode_finish
+from shared.wire import Finish, TokenHold, decode_chunk, decode_finish
 from tests.integration.queue_rig import MODEL, SEAL, Rig, a_job, fence_of, open_rig, target_of
 
 
@@ -233,3 +233,14 @@ async def test_fencing_again_takes_it_from_a_janitor_that_died(rig: Rig) -> None
 
     assert second.attempt == first.attempt + 1
     assert second.owner != first.owner
+
+
+async def test_a_dequeued_request_takes_its_tokens_along_to_settlement(rig: Rig, redis: Redis) -> None:
+    hold = TokenHold(100, (("key_1", 1000, 7),))
+    job = await rig.enqueue()
+    target = msgspec.structs.replace(target_of(job), token_hold=hold)
+
+    await rig.client.cancel(target, code="request_cancelled", reader="node_a")
+
+    (finish,) = await _settled(redis)
+    assert finish.token_hold == hold

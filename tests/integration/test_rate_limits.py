@@ -64,6 +64,24 @@ async def test_a_burst_over_three_nodes_admits_exactly_the_tokens_of_a_minute(re
     assert len(granted(outcomes)) == 15
 
 
+async def test_an_account_bounds_the_requests_and_tokens_of_all_its_keys(redis: Redis) -> None:
+    account = Limit("acct_1", requests=20, tokens=45)
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(open_limiter(redis, SETTINGS)) for _ in range(3)]
+
+        outcomes = await asyncio.gather(
+            *(
+                nodes[number % 3].acquire(
+                    f"r{number}", [Limit(f"key_{number % 7}", requests=10), account], tokens=tokens
+                )
+                for number, tokens in enumerate([1] * 60 + [5] * 60)
+            ),
+            return_exceptions=True,
+        )
+
+    assert len(granted(outcomes)) == 20
+
+
 async def test_all_limits_of_a_request_are_one_script_call(limiter: Limiter, redis: Redis) -> None:
     await limiter.acquire("r", [Limit("key_0", 1, 1, 1)], tokens=1)
     await redis.config_resetstat()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from shared.database.requests import PastRun, ReserveVerdict
@@ -246,6 +247,21 @@ async def test_revoking_a_key_cancels_the_runs_that_go_on_without_a_client(rig: 
     await rig.dispatcher.close()
 
     assert rig.queue.cancelled == [(answer.request_id, "key_revoked")]
+
+
+async def test_who_reads_the_run_of_another_key_is_cut_when_its_own_key_is_revoked(rig: LimitedRig) -> None:
+    rig.past_runs.runs = [msgspec.structs.replace(RUN, key_id="key_of_the_run")]
+    failed = []
+    rig.reader.subscription.fail = lambda *given: failed.append(given[1])  # type: ignore[attr-defined]
+    await rig.submit(idempotency=ONCE)
+
+    rig.dispatcher.cancel_keys(["key_of_the_run"])
+    assert failed == []
+    rig.dispatcher.cancel_keys(["key_a"])
+    await rig.dispatcher.close()
+
+    assert failed == ["key_revoked"]
+    assert rig.queue.cancelled == []
 
 
 async def test_all_choices_and_prompts_count_and_none_more_than_its_context(rig: LimitedRig) -> None:
