@@ -8,8 +8,9 @@ import httpx
 import msgspec
 import pytest
 
-from shared import keys
-from tests.cluster import Cluster
+from shared import keys, secrets
+from shared.database import api_keys
+from tests.cluster import PEPPER, Cluster
 from tests.ledger import assert_clean, settled_usage
 
 BODY = {"model": "sim/plain", "messages": [{"role": "user", "content": "tell me a story"}], "max_tokens": 16}
@@ -149,6 +150,37 @@ async def test_a_run_that_its_client_left_keeps_its_slot_until_its_end(pair: Clu
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "concurrency_limit_exceeded")
     assert (attached.status_code, after.status_code) == (200, 200)
+
+
+async def test_a_revoked_key_reads_no_run_of_another_key_on_and_does_not_end_it(pair: Cluster) -> None:
+    await pair.add_model("sim/slow", tokens=400, step_ms=20)
+    await pair.wait_ready("sim/slow")
+    account_id, key = await pair.add_account()
+    reading = secrets.make_key()
+    async with pair.database.acquire() as connection:
+        made = await api_keys.create_key(
+            connection,
+            account_id=account_id,
+            name="reads",
+            digest=secrets.digest(reading, PEPPER),
+            prefix=secrets.prefix(reading),
+        )
+    fields = {"model": "sim/slow", "max_tokens": 400}
+    first = asyncio.create_task(send(pair, 0, key, "order 13", **fields))
+    while await pair.redis.zcard(keys.leases("sim/slow")) == 0:
+        await asyncio.sleep(0.01)
+    second = asyncio.create_task(send(pair, 1, reading, "order 13", **fields))
+    await asyncio.sleep(0.02)
+
+    async with pair.database.acquire() as connection:
+        await api_keys.revoke_key(connection, account_id, made.id)
+    async with asyncio.timeout(5.5):
+        refused = await second
+    answer = await first
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "key_revoked")
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 400
 
 
 @pytest.mark.parametrize("name", [b"", b"x" * 256, "schlüssel".encode("latin-1"), b"tab\there"])
