@@ -1,7 +1,8 @@
-"""How the contract suite asks an engine: both engines through the same four verbs."""
+"""How the contract suite asks an engine: all engines through the same four verbs."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 from shared.wire import Message
@@ -11,12 +12,16 @@ from workers.inference.prompt import PromptBuilder
 
 CONTEXT = 1024
 PATIENCE_SECONDS = 20
+CHECKPOINTS: dict[str, Path] = {}  # of the engines that need one, filled in by conftest.py
 
 
 def opened(name: str, *, slots: int = 2, context: int = CONTEXT, **script: str) -> AbstractAsyncContextManager[Engine]:
-    """Open the simulator as scripted, or the demo model with llamacpp, which takes no script."""
+    """Open the simulator as scripted, the demo model with llamacpp, or the fake TensorRT-LLM: these take no script."""
     options = script if name == "simulator" else {}
-    return open_engine(name, EngineOptions(model="test/model", context=context, slots=slots, options=options))
+    path = str(CHECKPOINTS.get(name, ""))
+    return open_engine(
+        name, EngineOptions(model="test/model", context=context, slots=slots, path=path, options=options)
+    )
 
 
 def sampling(

@@ -13,7 +13,7 @@ from workers.engines import open_engine
 from workers.engines.base import EngineOptions, EngineSampling
 
 pytestmark = [
-    pytest.mark.parametrize("name", ["simulator", "llamacpp"]),
+    pytest.mark.parametrize("name", ["simulator", "llamacpp", "tensorrt"]),
     pytest.mark.timeout(PATIENCE_SECONDS),
 ]
 LONG = {"tokens": "100000", "step_ms": "1"}  # for the simulator; the demo model is asked for a thousand hot tokens
@@ -63,6 +63,10 @@ async def test_the_same_seed_gives_the_same_answer(name: str) -> None:
     async with opened(name) as engine:
         asked = prompt(engine)
         hot = sampling(10, temperature=1.5, seed=2**62 + 1)
+        if not engine.capabilities.seed:
+            with pytest.raises(InvalidRequest, match="seed is not supported"):
+                engine.generate("a", asked, hot)
+            return
 
         first, second = [ids(await collect(engine.generate(key, asked, hot))) for key in "ab"]
 

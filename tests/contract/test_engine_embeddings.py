@@ -93,8 +93,9 @@ async def test_an_embedding_is_a_step(name: str) -> None:
         assert engine.steps() > before
 
 
-async def test_llamacpp_without_the_option_refuses_embeddings_by_name() -> None:
-    async with opened("llamacpp") as engine:
+@pytest.mark.parametrize("name", ["llamacpp", "tensorrt"])
+async def test_an_engine_that_was_not_opened_for_embeddings_refuses_them_by_name(name: str) -> None:
+    async with opened(name) as engine:
         with pytest.raises(InvalidRequest) as refused:
             await engine.embed("a", [[5]])
 

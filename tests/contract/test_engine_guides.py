@@ -11,7 +11,7 @@ from tests.contract.engines import PATIENCE_SECONDS, collect, ids, opened, promp
 from workers.engines.base import Engine, EngineGuide, GuideForm
 
 pytestmark = [
-    pytest.mark.parametrize("name", ["simulator", "llamacpp"]),
+    pytest.mark.parametrize("name", ["simulator", "llamacpp", "tensorrt"]),
     pytest.mark.timeout(PATIENCE_SECONDS),
 ]
 ENOUGH_TOKENS = 500
@@ -152,9 +152,14 @@ async def test_a_form_comes_behind_the_text_that_it_is_to_come_after(name: str) 
         assert before or name == "simulator"
 
 
-async def test_an_answer_goes_on_behind_what_another_worker_emitted(name: str) -> None:
+async def test_an_answer_goes_on_behind_what_another_worker_emitted_or_fails(name: str) -> None:
     async with opened(name) as engine:
         asked = prompt(engine, "Where is it?")
+        if name == "tensorrt":  # its grammar starts where its generation starts, and its draws cannot be made again
+            begun = asked + engine.tokenizer.encode("{", special=False)
+            with pytest.raises(EngineFailed):
+                await collect(engine.generate("a", begun, sampling(9, guide=of_schema(CITY)), emitted=1))
+            return
         for guide, temperature, seed in (
             (of_schema(CITY), 0.0, None),
             (of_calls("f"), 0.9, None),

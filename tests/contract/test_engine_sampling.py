@@ -11,7 +11,7 @@ from workers.engines.base import Capabilities, EngineGuide, GuideForm
 from workers.engines.validation import check_capabilities
 
 pytestmark = pytest.mark.timeout(PATIENCE_SECONDS)
-both = pytest.mark.parametrize("name", ["simulator", "llamacpp"])
+every = pytest.mark.parametrize("name", ["simulator", "llamacpp", "tensorrt"])
 
 DEMANDS: dict[str, dict[str, Any]] = {
     "presence_penalty": {"presence_penalty": -1.5},
@@ -32,7 +32,11 @@ NEUTRAL: dict[str, Any] = {
     "min_p": 0.0,
     "top_logprobs": None,
 }
-OF_THE_SIMULATOR = {"seed"}
+SERVED = {
+    "simulator": {"seed"},
+    "llamacpp": set(DEMANDS),
+    "tensorrt": {"logit_bias", "top_k", "logprobs"},
+}
 
 
 def able(**but: bool) -> Capabilities:
@@ -43,12 +47,12 @@ def able(**but: bool) -> Capabilities:
 UNABLE = Capabilities(**dict.fromkeys(Capabilities.__struct_fields__, False))
 
 
-@both
+@every
 @pytest.mark.parametrize("param", DEMANDS)
 async def test_what_is_asked_for_is_served_or_refused_by_name(name: str, param: str) -> None:
     async with opened(name) as engine:
         asked = sampling(2, **DEMANDS[param])
-        if name == "llamacpp" or param in OF_THE_SIMULATOR:
+        if param in SERVED[name]:
             assert ids(await collect(engine.generate("a", prompt(engine), asked)))
             return
 
@@ -59,7 +63,7 @@ async def test_what_is_asked_for_is_served_or_refused_by_name(name: str, param: 
         assert engine.steps() == 0
 
 
-@both
+@every
 async def test_neutral_values_change_nothing(name: str) -> None:
     async with opened(name) as engine:
         plain, neutral = [
@@ -70,7 +74,7 @@ async def test_neutral_values_change_nothing(name: str) -> None:
         assert plain == neutral
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("param", "value"),
     [
@@ -153,12 +157,12 @@ def test_logprobs_of_an_echoed_prompt_are_refused_everywhere() -> None:
     assert refused.value.param == "echo"
 
 
-@both
+@every
 async def test_capabilities_are_told_as_they_are(name: str) -> None:
     async with opened(name) as engine:
         guided = EngineGuide(forms=(GuideForm("", "{}", ""),), param="response_format")
 
-        assert engine.capabilities.seed
+        assert engine.capabilities.seed is (name != "tensorrt")
         assert engine.capabilities.guided_decoding
-        assert engine.capabilities.logprobs is (name == "llamacpp")
+        assert engine.capabilities.logprobs is (name != "simulator")
         assert await collect(engine.generate("a", prompt(engine), sampling(3, guide=guided)))

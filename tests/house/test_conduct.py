@@ -19,6 +19,8 @@ BROAD = {
     "shared/batcher.py": (1, "carries the error of a batch to each of its waiters"),
     "shared/channel/subscription.py": (1, "carries the error of a push to who waits for the chunks"),
     "workers/engines/delta_queue.py": (1, "carries the error of who takes a delta to who waits for the deltas"),
+    "workers/engines/tensorrt.py": (2, "whatever the engine raises beyond one request's error is its end"),
+    "workers/engines/tensorrt_tokenizer.py": (1, "the package raises nothing more definite of a file of no use"),
     "compose/stopping.py": (1, "carries the error of a helper thread to the thread that waits"),
 }
 BROAD_NAMES = {"Exception", "BaseException"}

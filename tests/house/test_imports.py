@@ -45,6 +45,7 @@ DOORS = {
     ),
     "asyncpg": ("shared.connections", "shared.database"),
     "tensorrt_llm": ("workers.engines.tensorrt",),
+    "tokenizers": ("workers.engines.tensorrt_tokenizer",),
     "llguidance": ("workers.engines.grammar",),
     "xllamacpp": ("workers.engines",),
     "openai": ("compose.self_check",),

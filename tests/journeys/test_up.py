@@ -251,7 +251,7 @@ def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalPr
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--engine", "nope"], "there is no engine 'nope': choose llamacpp or simulator"),
+        (["--engine", "nope"], "there is no engine 'nope': choose llamacpp, simulator or tensorrt"),
         (["--engine", "simulator", "--option", "wat=1"], "engine simulator has no option 'wat'; it has: load_seconds,"),
         (["--engine", "simulator", "--option", "tokens=abc"], "option of engine simulator: Expected `int`"),
         (["--engine", "llamacpp", "--option", "tokens=3"], "engine llamacpp has no option 'tokens'; it has: "),
@@ -294,7 +294,7 @@ def test_a_worker_of_an_unknown_engine_says_so_and_ends(product: LocalProduct) -
     done = run_cli(product.data, "worker", "--engine", "nope")
 
     assert done.returncode == 1
-    assert done.stderr == "inferbase: there is no engine 'nope': choose llamacpp or simulator\n"
+    assert done.stderr == "inferbase: there is no engine 'nope': choose llamacpp, simulator or tensorrt\n"
 
 
 def test_a_key_revoked_by_command_is_refused_within_five_seconds(product: LocalProduct) -> None:

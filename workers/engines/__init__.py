@@ -8,13 +8,13 @@ from shared.errors import SettingsInvalid
 from workers.engines.base import Engine, EngineOptions
 from workers.engines.validation import parse_options
 
-ENGINES: Final = ("llamacpp", "simulator")
+ENGINES: Final = ("llamacpp", "simulator", "tensorrt")
 
 
 def check_engine(name: str) -> None:
     """Raise SettingsInvalid where there is no engine `name`."""
     if name not in ENGINES:
-        raise SettingsInvalid(f"there is no engine {name!r}: choose {' or '.join(ENGINES)}")
+        raise SettingsInvalid(f"there is no engine {name!r}: choose {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
 
 
 def check_options(name: str, options: dict[str, str]) -> None:
@@ -24,6 +24,10 @@ def check_options(name: str, options: dict[str, str]) -> None:
         from workers.engines.simulator_script import Script
 
         parse_options(options, Script, engine=name)
+    elif name == "tensorrt":
+        from workers.engines.tensorrt import TensorRtOptions
+
+        parse_options(options, TensorRtOptions, engine=name)
     else:
         from workers.engines.llamacpp import LlamaOptions
 
@@ -51,6 +55,11 @@ async def open_engine(name: str, options: EngineOptions) -> AsyncIterator[Engine
 
         async with open_simulator(options) as simulator:
             yield simulator
+    elif name == "tensorrt":
+        from workers.engines.tensorrt import open_tensorrt
+
+        async with open_tensorrt(options) as tensorrt:
+            yield tensorrt
     else:
         from workers.engines.llamacpp import open_llamacpp
 

@@ -118,7 +118,10 @@ class Grammars:
 
     def _build(self, grammar: str, guide: EngineGuide) -> LLMatcher:
         if self._own is None:
-            self._own = LLTokenizer(TokenizerWrapper(self._vocabulary_of()), eos_token=self._end_token_ids)
+            ends = self._end_token_ids  # one alone is given as such: releases before 1.0 take no list
+            self._own = LLTokenizer(
+                TokenizerWrapper(self._vocabulary_of()), eos_token=ends if len(ends) > 1 else ends[0]
+            )
         for index in range(len(guide.forms)):
             rule = next(line for line in grammar.split("\n") if line.startswith(f"json{index}: "))
             alone = _matcher(self._own, f"%llguidance {{}}\nstart: json{index}\n{rule}", guide)

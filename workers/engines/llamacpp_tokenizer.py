@@ -108,12 +108,12 @@ class LlamaTokenizer:
 
 def vocabulary_bytes(head: GgufHead) -> list[bytes]:
     """Return what each id stands for: empty for the ids that are no text."""
-    if head.kind == "gpt2":
-        return [_bpe_bytes(text, kind) for text, kind in zip(head.tokens, head.token_types, strict=True)]
-    return [_sentencepiece_bytes(text, kind) for text, kind in zip(head.tokens, head.token_types, strict=True)]
+    token_bytes = byte_level_bytes if head.kind == "gpt2" else sentencepiece_bytes
+    return [token_bytes(text, kind) for text, kind in zip(head.tokens, head.token_types, strict=True)]
 
 
-def _bpe_bytes(text: str, kind: int) -> bytes:
+def byte_level_bytes(text: str, kind: int) -> bytes:
+    """Return what a token of a byte-level BPE vocabulary stands for; `kind` as in GGUF files."""
     if kind in (CONTROL, UNKNOWN, UNUSED):
         return b""
     if kind == USER_DEFINED:
@@ -124,7 +124,8 @@ def _bpe_bytes(text: str, kind: int) -> bytes:
         return text.encode()
 
 
-def _sentencepiece_bytes(text: str, kind: int) -> bytes:
+def sentencepiece_bytes(text: str, kind: int) -> bytes:
+    """Return what a token of a SentencePiece vocabulary stands for; `kind` as in GGUF files."""
     if kind == BYTE:
         return bytes((int(text[3:-1], 16),))  # <0xF0>
     if kind in (NORMAL, USER_DEFINED):
