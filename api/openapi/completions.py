@@ -6,10 +6,19 @@ import msgspec
 
 from api.openapi.answers import refusals, success
 from api.openapi.examples import example_text
-from api.openapi.operations import COMPLETION_CODES, WAIT
+from api.openapi.operations import ATTACH, COMPLETION_CODES, WAIT
 from api.openapi.parts import Schema, reference
 
 IGNORED_HEADER: Final = ("x-inferbase-ignored", "The fields of the body that we do not know, or take without effect.")
+QUOTA_HEADERS: Final = tuple(
+    (f"x-ratelimit-{part}-{kind}", f"{what} of {kind} per minute, where such a limit applies.")
+    for kind in ("requests", "tokens")
+    for part, what in (
+        ("limit", "The limit"),
+        ("remaining", "What is left of the limit"),
+        ("reset", "How long until nothing is used of the limit (`6m0s`)"),
+    )
+)
 STREAM_NOTE: Final = (
     " Events end with `data: [DONE]`; lines that begin with a colon only keep the connection alive. What fails after "
     'the first event is one event whose data is `{"error": …}`, and the answer is not charged.'
@@ -72,10 +81,11 @@ def completion_operation(completion: Completion, *, base: str, security: list[Sc
         "summary": completion.summary,
         "description": f"{description}\n\n{example_text(completion.operation, base)}",
         "security": security,
-        "parameters": [WAIT],
+        "parameters": [WAIT, ATTACH],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": reference(completion.body)}},
         },
-        "responses": {"200": success("The answer.", content, IGNORED_HEADER)} | refusals(COMPLETION_CODES),
+        "responses": {"200": success("The answer.", content, IGNORED_HEADER, *QUOTA_HEADERS)}
+        | refusals(COMPLETION_CODES),
     }

@@ -12,7 +12,7 @@ from litestar.routes import HTTPRoute
 from api import csrf
 from api.cookies import session_name
 from api.dependencies import require_admin, require_key, require_session
-from api.openapi import operations
+from api.openapi import operations, queries
 from api.openapi.account_bodies import account_schemas
 from api.openapi.answers import STRUCTS, answers_csv, refusals, schemas_of, structs_of, success
 from api.openapi.completion_bodies import body_schemas
@@ -183,6 +183,8 @@ def _codes(words: Words, guards: set[Any], scope: Scope | None, *, method: str) 
     if scope is not None:
         codes.append("scope_missing")
     if require_admin in guards:
+        codes.append("not_found")
+    if queries.AFTER in words.parameters:
         codes.append("not_found")
     if words.body or words.takes_nothing:
         codes += operations.BODY_CODES

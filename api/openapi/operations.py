@@ -89,8 +89,16 @@ _IDEMPOTENCY: Final = _header(
 _SIGNATURE: Final = _header("Stripe-Signature", "Stripe's signature of the body.", text(), required=True)
 WAIT: Final = _header(
     "Inferbase-Wait",
-    "How many seconds to wait for a worker at most; else 60 for a stream and 50 otherwise.",
+    "How many seconds the request may wait for a worker that has the model ready.",
     {"type": "integer", "minimum": 0, "maximum": 600},
+    required=False,
+)
+
+ATTACH: Final = _header(
+    IDEMPOTENCY_HEADER,
+    "Your own name for this request, kept for a day: sent twice, it runs and is charged once, and the second answer is "
+    "that of the first. Such a request goes on when you leave.",
+    text(least=1, most=IDEMPOTENCY_KEY_CHARACTERS_MOST, pattern="^[ -~]+$"),
     required=False,
 )
 

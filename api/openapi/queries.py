@@ -36,14 +36,16 @@ def _moment(description: str) -> Schema:
     return integer(f"{description} Unix seconds.", 0, SECONDS_MOST)
 
 
-_AFTER: Final = _query("after", _text("The `last_id` of the page before.", ID_CHARACTERS_MOST))
+AFTER: Final = _query(
+    "after", _text("The `last_id` of the page before; 404 where there is no such row.", ID_CHARACTERS_MOST)
+)
 _TIMES: Final = (
     _query("created_after", _moment("Only rows from this moment on.")),
     _query("created_before", _moment("Only rows before this moment.")),
 )
-PAGE: Final = (_AFTER, _query("limit", integer("How many rows.", 1, PAGE_MOST, default=PAGE_DEFAULT)))
+PAGE: Final = (AFTER, _query("limit", integer("How many rows.", 1, PAGE_MOST, default=PAGE_DEFAULT)))
 EXPORT: Final = (
-    _AFTER,
+    AFTER,
     _query("limit", integer("How many rows; CSV has up to 100000, which is its default.", 1, PAGE_MOST, default=20)),
     _query("format", choice("CSV also by the header `Accept: text/csv`.", *FORMATS, default="json")),
 )
