@@ -61,6 +61,7 @@ _KINDS: Final[dict[str, tuple[int, str]]] = {
     "dependency_unavailable": (503, _SERVER),
 }
 _RETRY_AFTER_SECONDS: Final = {429: 1, 502: 5, 503: 2}  # where the error itself does not say
+_NEVER_AGAIN: Final = frozenset({"request_quarantined"})  # an SDK that repeats it takes more workers down
 _FRAMEWORK_CODES: Final = {405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 logger = log.get_logger("errors")
@@ -111,7 +112,7 @@ def http_error(refusal: Refusal, *, allow: str = "") -> HttpError:
         headers["retry-after"] = str(retry_after)
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status == 409 or not refusal.retryable:
+    if status == 409 or refusal.code in _NEVER_AGAIN or not refusal.retryable:
         headers["x-should-retry"] = "false"
     if allow:
         headers["allow"] = allow

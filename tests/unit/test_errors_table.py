@@ -53,7 +53,8 @@ def test_every_code_has_its_status_type_and_headers(status: int, kind: str, code
     assert error_of(answer.body) == {"message": "Message.", "type": kind, "param": "p", "code": code}
     assert ("retry-after" in answer.headers) == (status in (429, 502, 503))
     assert ("www-authenticate" in answer.headers) == (status == 401)
-    assert answer.headers.get("x-should-retry") == ("false" if status == 409 else None)
+    hopeless = status == 409 or code == "request_quarantined"
+    assert answer.headers.get("x-should-retry") == ("false" if hopeless else None)
     assert answer.headers["x-request-id"].startswith("req_")
 
 
