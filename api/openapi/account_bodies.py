@@ -60,7 +60,8 @@ def _key() -> Schema:
     }
     return object_(
         optional(properties),
-        "What is missing or null is as much as the asking key has; more than that is refused.",
+        "What is missing or null is as much as the asking key has, and of limits that it has not the server's default; "
+        "more than that is refused.",
         closed=True,
     )
 

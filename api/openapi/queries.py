@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from api.export import FORMATS
+from api.export import EXPORT_ROWS_MOST, FORMATS
 from api.openapi.parts import Schema, array, choice, integer, text
 from api.parameters import (
     ID_CHARACTERS_MOST,
@@ -46,7 +46,14 @@ _TIMES: Final = (
 PAGE: Final = (AFTER, _query("limit", integer("How many rows.", 1, PAGE_MOST, default=PAGE_DEFAULT)))
 EXPORT: Final = (
     AFTER,
-    _query("limit", integer("How many rows; CSV has up to 100000, which is its default.", 1, PAGE_MOST, default=20)),
+    _query(
+        "limit",
+        integer(
+            f"How many rows: at most {PAGE_MOST} and by default {PAGE_DEFAULT} as JSON, all that are allowed as CSV.",
+            1,
+            EXPORT_ROWS_MOST,
+        ),
+    ),
     _query("format", choice("CSV also by the header `Accept: text/csv`.", *FORMATS, default="json")),
 )
 ACCOUNTS: Final = (*PAGE, _query("email", _text("Only the account of this address.")))
