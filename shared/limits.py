@@ -10,7 +10,7 @@ it is settled, and where that is lost the bucket drains anyway.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -68,6 +68,7 @@ class _Operation(NamedTuple):
     request_id: str
     tokens: int
     rows: Limits  # of a give-back: with the mark instead of the concurrency
+    counts: bool = False  # doing it twice is not the same as doing it once
 
 
 @asynccontextmanager
@@ -129,7 +130,8 @@ class Limiter:
         bounded = [limit for limit in limits if limit.requests > 0 or limit.tokens > 0 or limit.concurrency > 0]
         if not bounded:
             return UNLIMITED
-        operation = _Operation(_ACQUIRE, request_id, tokens, bounded)
+        counts = any(limit.requests or limit.tokens for limit in bounded)
+        operation = _Operation(_ACQUIRE, request_id, tokens, bounded, counts)
         decision = self._batcher.submit(operation)
         try:
             answer = await decision
@@ -154,7 +156,7 @@ class Limiter:
         unused = hold.tokens - used
         if unused > 0:
             rows = [Limit(holder, 0, limit, mark) for holder, limit, mark in hold.holders]
-            self._submit(_Operation(_GIVE_BACK, "", unused, rows))
+            self._submit(_Operation(_GIVE_BACK, "", unused, rows, counts=True))
 
     async def _keep(self) -> None:
         while True:
@@ -178,7 +180,7 @@ class Limiter:
 
     async def _call(self, operations: Sequence[_Operation]) -> list[Sequence[int]]:
         number = ""
-        if any(_counts(operation) for operation in operations):
+        if any(operation.counts for operation in operations):
             self._calls += 1
             number = str(self._calls)
         call = Call(
@@ -188,7 +190,7 @@ class Limiter:
                 str(int(self._settings.node_lease_seconds * 1000)),
                 str(int(UNUSED_SECONDS * 1000)),
                 number,
-                encode([[one.what, one.request_id, one.tokens, *_flat(one.rows)] for one in operations]),
+                encode([_row(operation) for operation in operations]),
             ),
         )
         (answers,) = await self._pipeline.run([call])
@@ -212,19 +214,14 @@ class Limiter:
 
 
 def _slots(limits: Limits) -> Limits:
-    return [Limit(limit.holder, 0, 0, limit.concurrency) for limit in limits if limit.concurrency > 0]
+    return [limit for limit in limits if limit.concurrency > 0]  # the script looks at nothing else of them
 
 
-def _counts(operation: _Operation) -> bool:
-    """Tell whether doing an operation twice is not the same as doing it once."""
-    return operation.what == _GIVE_BACK or (
-        operation.what == _ACQUIRE and any(limit.requests or limit.tokens for limit in operation.rows)
-    )
-
-
-def _flat(limits: Limits) -> Iterable[str | int]:
-    for limit in limits:
-        yield from limit
+def _row(operation: _Operation) -> list[str | int]:
+    row: list[str | int] = [operation.what, operation.request_id, operation.tokens]
+    for limit in operation.rows:
+        row += limit
+    return row
 
 
 def _quotas(answer: Sequence[int]) -> Quotas | None:
