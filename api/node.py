@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from api.auth import Authenticator
@@ -17,6 +18,7 @@ from api.key_watch import KeyWatch
 from api.ledger import Ledger
 from api.payments import Payments, open_payments
 from api.sessions import Sessions, open_sessions
+from api.waiting import WaitingRoom
 from shared import ids, log, presence, revocation
 from shared.admission import Admission
 from shared.channel import NodeBeat, open_log_reader
@@ -29,6 +31,7 @@ from shared.idempotency import PastRuns
 from shared.limits import open_limiter
 from shared.presence import Health
 from shared.queue.client import QueueClient
+from shared.queue.place import place_of
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
 
@@ -51,6 +54,7 @@ class Node:
     ledger: Ledger
     redis: Redis
     decoders: ThreadPoolExecutor
+    waiting: WaitingRoom
     sessions: Sessions | None = None
     payments: Payments | None = None
     ready: bool = True
@@ -102,6 +106,7 @@ async def open_node(settings: Settings) -> AsyncIterator[Node]:
             ledger=ledger,
             redis=redis,
             decoders=decoders,
+            waiting=WaitingRoom(partial(presence.health, redis), partial(place_of, redis), clock=clock),
             sessions=sessions,
             payments=open_payments(settings.secrets.stripe_webhook_secret),
         )

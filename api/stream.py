@@ -13,16 +13,20 @@ import msgspec
 from api import sse
 from api.client import Client
 from api.errors import ending_error
+from api.waiting import WaitingRoom
 from shared.dispatch import Answer
+from shared.errors import Refusal
 from shared.openai.fold import fold_for
 from shared.openai.render import StreamRenderer
 from shared.openai.render_text import TextRenderer
 from shared.openai.request import CompletionRequest
 from shared.settings import ApiSettings
-from shared.wire import Chunk
+from shared.wire import Chunk, End
 
 Headers = list[tuple[bytes, bytes]]
 Renderer = StreamRenderer | TextRenderer
+
+COLD: Final = frozenset({"model_loading", "model_unavailable"})
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -33,13 +37,16 @@ class Relay:
     Both raise the Refusal that tells why the answer did not complete; after the status it belongs into an error event.
     """
 
-    def __init__(self, answer: Answer, client: Client, settings: ApiSettings, headers: Headers) -> None:
+    def __init__(
+        self, answer: Answer, client: Client, settings: ApiSettings, headers: Headers, *, waiting: WaitingRoom
+    ) -> None:
         self.tokens = 0  # in the chunks seen so far
         self._seq = 0  # of the last of them
         self._answer = answer
         self._client = client
         self._settings = settings
         self._headers = headers
+        self._waiting = waiting
         self._clock = asyncio.get_running_loop().time
         self._written = float("-inf")  # when, by `_clock`; nothing yet: after a hold a ping follows the headers at once
 
@@ -58,7 +65,7 @@ class Relay:
             if chunks is not None:
                 gather(chunks)
         if answer.end.status != "completed":
-            raise ending_error(answer.end, answer.request_id)
+            raise await self._ending(answer.end)
         body = _encode(fold.body(answer.request_id, answer.created, answer.model, answer.end.usage))
         length = (b"content-length", b"%d" % len(body))
         await self._client.answer(200, [(b"content-type", b"application/json"), length, *self._headers], body)
@@ -69,7 +76,7 @@ class Relay:
         answer = self._answer
         chunks = await answer.next(self._settings.status_hold_seconds)
         if answer.end is not None and answer.end.status != "completed" and chunks is not None and len(chunks) == 1:
-            raise ending_error(answer.end, answer.request_id)
+            raise await self._ending(answer.end)
         await self._client.start(200, [*sse.HEADERS, *self._headers])
         renderer = _renderer(answer, request)
 
@@ -84,6 +91,8 @@ class Relay:
 
         while True:
             data = self._said(renderer, chunks)
+            if data is sse.PING and not self._seq:
+                data = await self._waiting.comment(answer.model, answer.request_id)
             if data:
                 await self._client.write(data, more=answer.end is None)
             answer.delivered(self._seq, self.tokens)
@@ -110,7 +119,19 @@ class Relay:
             return renderer.render(chunks)
         last = msgspec.structs.replace(chunks[-1], end=None, finish_reason=None)
         said = [*chunks[:-1], last] if last.text or last.extra else chunks[:-1]
-        return renderer.render(said) + sse.error(ending_error(end, self._answer.request_id))
+        return renderer.render(said) + sse.error(self._refusal(end))
+
+    async def _ending(self, end: End) -> Refusal:
+        if end.code in COLD:
+            await self._waiting.look(self._answer.model)
+        return self._refusal(end)
+
+    def _refusal(self, end: End) -> Refusal:
+        """Return what a client is told of an answer that did not complete; of a cold model, when to come again."""
+        eta_seconds = self._waiting.eta_seconds(self._answer.model) if end.code in COLD else None
+        if eta_seconds:
+            end = msgspec.structs.replace(end, retry_after_seconds=eta_seconds)
+        return ending_error(end, self._answer.request_id)
 
     def _count(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from compose.commands import accounts, api_keys, audit, credit, model_catalogue, processes, start
+from compose.commands import accounts, api_keys, audit, credit, model_catalogue, processes, start, workers
 from compose.terminal import complain
 from shared.errors import InferbaseError
 
@@ -33,6 +33,7 @@ app.add_typer(accounts.app)
 app.add_typer(api_keys.app)
 app.add_typer(credit.app)
 app.add_typer(model_catalogue.app)
+app.add_typer(workers.app)
 
 
 def main() -> None:

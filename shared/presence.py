@@ -153,6 +153,12 @@ async def ask_for(redis: Redis, model: str) -> bool:
         return bool(await redis.set(keys.demand(model), b"1", nx=True, px=int(DEMAND_SECONDS * 1000)))
 
 
+async def order_to_drain(redis: Redis, owner: str) -> bool:
+    """Tell a worker to leave as at SIGTERM; False where it does not listen. Raises DependencyUnavailable."""
+    with redis_errors():
+        return bool(await redis.publish(keys.commands(owner), encode(("", 0, "drain"))))
+
+
 async def read_demands(redis: Redis, models: Sequence[str]) -> dict[str, Demand]:
     """Return who wants each of `models`. Raises DependencyUnavailable."""
     if not models:

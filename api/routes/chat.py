@@ -105,7 +105,7 @@ async def _submission(
         sampling=request.sampling,
         task=request.task,
         stream=request.stream,
-        patience_seconds=_patience_seconds(node.settings.api, request, headers.get(b"inferbase-wait")),
+        patience_seconds=await _patience_seconds(node, request, headers.get(b"inferbase-wait")),
         limits=limits_of(principal),
         idempotency=idempotency_of(headers, request),
     )
@@ -114,7 +114,7 @@ async def _submission(
 async def _complete(node: Node, client: Client, submission: Submission, request: CompletionRequest) -> None:
     """Submit and relay; nothing that is awaited here may be needed for tidying up."""
     answer = await node.dispatcher.submit(submission)
-    relay = Relay(answer, client, node.settings.api, _headers(answer, request))
+    relay = Relay(answer, client, node.settings.api, _headers(answer, request), waiting=node.waiting)
     code: str | None = "client_left"
     try:
         if request.stream:
@@ -190,10 +190,13 @@ def _headers(answer: Answer, request: CompletionRequest) -> list[tuple[bytes, by
     return headers
 
 
-def _patience_seconds(settings: ApiSettings, request: CompletionRequest, wait: bytes | None) -> float:
+async def _patience_seconds(node: Node, request: CompletionRequest, wait: bytes | None) -> float:
     """Return how long a request may wait for a worker; InvalidRequest for a header that is no number in its range."""
+    settings = node.settings.api
     if wait is None:
-        return settings.stream_patience_seconds if request.stream else settings.fold_patience_seconds
+        if request.stream:  # comments keep it alive
+            return await node.waiting.patience_seconds(request.model, settings)
+        return settings.fold_patience_seconds
     if not wait.isdigit() or len(wait) > 6 or int(wait) > settings.patience_seconds_most:
         most = f"{settings.patience_seconds_most:g}"
         raise InvalidRequest(f"The header {WAIT_HEADER} must be a number of seconds up to {most}.", param=WAIT_HEADER)

@@ -41,6 +41,8 @@ RETRY_SECONDS_MOST: Final = 1.0
 SUSPECT_SECONDS: Final = 0.05  # between looks at a held suspect while others wait
 CANCEL_SECONDS_MOST: Final = 2.0  # for tasks to end once they were cancelled
 
+DRAIN: Final = "drain"  # the code of the command that is not about one request
+
 _decode_command: Final = msgspec.msgpack.Decoder(tuple[str, int, str]).decode
 
 logger = log.get_logger("queue")
@@ -69,7 +71,9 @@ class LeasedWorker(Worker):
         free_slots: Callable[[str], int],
         crash: CrashPoints | None = None,
         clock: Clock | None = None,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_drain`: an operator asks this worker to leave (`inferbase workers drain`)."""
         job_format = JobFormat(seal)
 
         async def complete(_: dict[Any, Any], claim: Claim) -> None:
@@ -98,6 +102,7 @@ class LeasedWorker(Worker):
         self.claims = ClaimReader(redis, seal, settings, owner)
         self.reaper = Reaper(redis, seal, settings, owner, reader=self.claims)
         self._claimer = Claimer(redis, self.claims, settings, owner)
+        self._on_drain = on_drain
         self._claiming: asyncio.Task[None] | None = None
         self._to_return: list[Claim] = []  # they ran here when Redis went out of reach
         self._lost_reply = False  # a claim may have been answered without our reading it
@@ -312,6 +317,9 @@ class LeasedWorker(Worker):
             request_id, attempt, code = _decode_command(message)
         except msgspec.MsgspecError:
             logger.warning("command_unreadable")
+            return
+        if code == DRAIN:
+            self._on_drain()
             return
         running = self._running.get(request_id)
         if running is not None and running.claim.attempt == attempt:

@@ -17,10 +17,12 @@ from api.auth import Authenticator
 from api.catalogue import CatalogueView
 from api.node import Node
 from api.protocol import protocol_options
+from api.waiting import WaitingRoom
 from shared import ids, secrets
 from shared.catalogue import Model
 from shared.clock import SystemClock
 from shared.database.api_keys import Principal
+from shared.presence import Health
 from shared.pricing import Prices
 from shared.quota import Quotas
 from shared.settings import ApiSettings, SecretSettings, Settings
@@ -261,6 +263,12 @@ def _fake_node(settings: Settings, dispatcher: FakeDispatcher, keys: Keys, decod
     async def list_models() -> list[Model]:
         return [MODEL]
 
+    async def ready(model: str) -> Health:
+        return Health(model=model, status="ready", eta_seconds=0, queue_depth=0, workers=1)
+
+    async def nowhere(model: str, request_id: str) -> None:
+        return None
+
     return Node(
         settings=settings,
         authenticator=Authenticator(
@@ -271,6 +279,7 @@ def _fake_node(settings: Settings, dispatcher: FakeDispatcher, keys: Keys, decod
         ledger=None,  # type: ignore[arg-type]
         redis=None,  # type: ignore[arg-type]
         decoders=decoders,
+        waiting=WaitingRoom(ready, nowhere, clock=clock),
     )
 
 

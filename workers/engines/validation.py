@@ -27,6 +27,8 @@ def check_capabilities(sampling: Sampling, task: Task, capabilities: Capabilitie
 
     Neutral values always pass: a penalty of 0, a `top_k` of 0, a `min_p` of 0, no bias, tools that nobody must call.
     """
+    if task.kind == "embedding" and not capabilities.embeddings:
+        raise InvalidRequest("This model gives no embeddings.", code="unsupported_parameter", param="model")
     for param, asked, able in (*_task_demands(sampling, task, capabilities), *_demands(sampling, capabilities)):
         if asked and not able:
             raise unsupported(param)
@@ -131,7 +133,6 @@ def _demands(sampling: Sampling | EngineSampling, able: Capabilities) -> tuple[t
 
 
 def _task_demands(sampling: Sampling, task: Task, able: Capabilities) -> Iterator[tuple[str, bool, bool]]:
-    yield "model", task.kind == "embedding", able.embeddings
     yield "echo", task.echo and sampling.top_logprobs is not None, False  # no engine tells the prompt's logprobs
     yield "response_format", task.guide is not None, able.guided_decoding
     use = task.tool_use

@@ -2,8 +2,9 @@
 
     catalogue -> models loaded -> presence announced -> claims run by `Completer` under `LeasedWorker`
 
-Stops on SIGTERM: no new claims, what runs gets `drain_seconds`, the rest is handed over, exit 0. An engine that makes
-no step for `step_silence_seconds` although it owes one ends the process by EXIT_ENGINE_DEAD: a supervisor replaces it.
+Stops on SIGTERM, or when told to drain: no new claims, what runs gets `drain_seconds`, the rest is handed over, exit 0.
+An engine that makes no step for `step_silence_seconds` although it owes one ends the process by EXIT_ENGINE_DEAD: a
+supervisor replaces it.
 """
 
 import asyncio
@@ -59,6 +60,7 @@ async def serve(settings: Settings) -> None:
             run=completer,
             free_slots=lambda model: loaded.free_slots if (loaded := models.get(model)) else 0,
             crash=crash,
+            on_drain=stopping.set,
         )
         watchdog = Watchdog(clock, silence_seconds=settings.worker.step_silence_seconds, on_dead=_die)
         upkeep = Upkeep(settings, redis=redis, models=models, completer=completer, watchdog=watchdog, owner=owner)

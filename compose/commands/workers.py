@@ -1,0 +1,84 @@
+"""`inferbase workers …`: what the workers say of themselves, and how to send one away."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from compose.commands.nouns import noun
+from compose.commands.output import AsJson, print_list, print_one
+from compose.commands.target import DATA_DIR, DataDir, Target, with_target
+from compose.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from shared.presence import Presence
+
+SEEN_SECONDS_MOST: Final = 5.0  # until a worker that was told to drain says that it does
+
+app = noun("workers", "Inference workers: who serves which model, and sending one away.")
+
+
+@app.command("list")
+def list_(as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
+    """List the workers that live, one line for each of their models.
+
+    State: cold (can load it), loading, ready, or draining (takes no more requests).
+    """
+    from shared.presence import read_all
+
+    async def work(target: Target) -> list[dict[str, Any]]:
+        return [row for presence in await read_all(target.redis) for row in _rows(presence)]
+
+    print_list(with_target(data_dir, work), as_json)
+
+
+@app.command()
+def drain(
+    worker: Annotated[
+        str, typer.Argument(metavar="WORKER", help="Id of the worker (own_…), see `workers list`.", show_default=False)
+    ],
+    as_json: AsJson = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Send a worker away: it takes no more requests, finishes or hands over what it runs, and ends."""
+    from shared.presence import order_to_drain
+
+    async def work(target: Target) -> dict[str, Any]:
+        if worker not in await _states(target):
+            raise CommandFailed(f"there is no worker {worker}")
+        if not await order_to_drain(target.redis, worker):
+            raise CommandFailed(f"the worker {worker} does not listen: try again, or end its process by SIGTERM")
+        deadline = time.monotonic() + SEEN_SECONDS_MOST
+        while time.monotonic() < deadline:
+            state = (await _states(target)).get(worker, {"gone"})
+            if "ready" not in state and "loading" not in state:
+                return {"worker": worker, "state": "gone" if state == {"gone"} else "draining"}
+            await asyncio.sleep(0.1)
+        raise CommandFailed(f"the worker {worker} was told to drain and does not say that it does")
+
+    print_one(with_target(data_dir, work), as_json)
+
+
+async def _states(target: Target) -> dict[str, set[str]]:
+    from shared.presence import read_all
+
+    return {said.owner: {one.state for one in said.models.values()} for said in await read_all(target.redis)}
+
+
+def _rows(presence: "Presence") -> list[dict[str, Any]]:
+    about = {"worker": presence.owner, "engine": presence.engine}
+    if not presence.models:
+        return [{**about, "model": None, "state": "empty", "slots": 0, "slots_free": 0, "load_seconds": None}]
+    return [
+        {
+            **about,
+            "model": model,
+            "state": said.state,
+            "slots": said.slots,
+            "slots_free": said.slots_free,
+            "load_seconds": None if said.load_seconds is None else round(said.load_seconds, 1),
+            "load_progress": None if said.load_progress is None else round(said.load_progress, 2),
+        }
+        for model, said in sorted(presence.models.items())
+    ]
