@@ -14,7 +14,7 @@ from api import sse
 from api.client import Client
 from api.errors import ending_error
 from api.waiting import WaitingRoom
-from shared.dispatch import Answer
+from shared.answer import Answer
 from shared.errors import Refusal
 from shared.openai.fold import fold_for
 from shared.openai.render import StreamRenderer

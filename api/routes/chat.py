@@ -25,8 +25,8 @@ from api.scopes import check_model
 from api.sse import error as error_as_event
 from api.stream import Relay
 from shared import log
+from shared.answer import Answer
 from shared.database.api_keys import Principal
-from shared.dispatch import Answer
 from shared.errors import DependencyUnavailable, InvalidRequest, Refusal
 from shared.openai.decode import decode_chat
 from shared.openai.decode_prompts import decode_completion, decode_embedding

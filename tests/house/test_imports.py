@@ -19,7 +19,7 @@ LAYERS = (
     {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets", "emails", "model_ids", "quota"},
     {"pricing", "keys", "wire", "connections", "batcher", "metrics", "catalogue", "openai", "outbox"},
     {"queue", "channel", "presence", "limits", "throttle", "revocation", "database"},
-    {"admission", "dispatch", "submission", "idempotency"},
+    {"admission", "dispatch", "submission", "idempotency", "answer"},
 )
 
 # A foreign package, and the only places that may import it.

@@ -7,11 +7,12 @@ from typing import Any, cast
 import pytest
 
 from shared.admission import Admission
+from shared.answer import Answer
 from shared.catalogue import Model
 from shared.channel import LogReader
 from shared.clock import SystemClock
 from shared.database.requests import Reserve, ReserveVerdict, Witness
-from shared.dispatch import Answer, Dispatcher
+from shared.dispatch import Dispatcher
 from shared.errors import BackendFailed, DependencyUnavailable
 from shared.idempotency import PastRuns
 from shared.limits import Limiter
