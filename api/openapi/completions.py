@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from api.openapi.answers import refusals, success
+from api.openapi.body_examples import body_content
 from api.openapi.examples import example_text
 from api.openapi.operations import ATTACH, COMPLETION_CODES, WAIT
 from api.openapi.parts import Schema, reference
@@ -82,10 +83,7 @@ def completion_operation(completion: Completion, *, base: str, security: list[Sc
         "description": f"{description}\n\n{example_text(completion.operation, base)}",
         "security": security,
         "parameters": [WAIT, ATTACH],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": reference(completion.body)}},
-        },
+        "requestBody": {"required": True, "content": body_content(completion.body)},
         "responses": {"200": success("The answer.", content, IGNORED_HEADER, *QUOTA_HEADERS)}
         | refusals(COMPLETION_CODES),
     }

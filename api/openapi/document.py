@@ -15,12 +15,13 @@ from api.dependencies import require_admin, require_key, require_session
 from api.openapi import operations, queries
 from api.openapi.account_bodies import account_schemas
 from api.openapi.answers import STRUCTS, answers_csv, refusals, schemas_of, structs_of, success
+from api.openapi.body_examples import body_content
 from api.openapi.completion_bodies import body_schemas
 from api.openapi.completions import COMPLETIONS, completion_operation
 from api.openapi.conversation import conversation_schemas
 from api.openapi.examples import example_text
 from api.openapi.operations import PATHS, TAGS, WORDS, Words
-from api.openapi.parts import Schema, object_, reference
+from api.openapi.parts import Schema, object_
 from api.routes.models import HEALTH_SUFFIX
 from shared.database.api_keys import Scope
 
@@ -137,10 +138,11 @@ class _Completer:
             shown["responses"]["503"] = success("Not now.", {"application/json": answers[0]})
         if guards:
             shown["security"] = _security(scope, method=method, session_only=require_session in guards)
-        if words.body or words.takes_nothing:
-            schema = reference(words.body) if words.body else object_({}, closed=True)
-            needed = bool(words.body) and words.body_needed
-            shown["requestBody"] = {"required": needed, "content": {"application/json": {"schema": schema}}}
+        if words.body:
+            shown["requestBody"] = {"required": words.body_needed, "content": body_content(words.body)}
+        elif words.takes_nothing:
+            nothing = {"schema": object_({}, closed=True)}
+            shown["requestBody"] = {"required": False, "content": {"application/json": nothing}}
         return shown
 
     def _success(self, name: str, words: Words, answers: list[Schema]) -> Schema:

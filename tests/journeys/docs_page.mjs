@@ -64,6 +64,7 @@ await dialog.locator('input[id="http-bearer-auth"], input[aria-label="auth-beare
 await dialog.locator("button.authorize").first().click();
 await dialog.locator("button.btn-done").first().click();
 await call("call with a key", "Credits-get_credits");
+await call("ask", "Completions-create_chat_completion");
 
 seen.violations = await page.evaluate(() => window.violations);
 // The listener is of use only if the policy is in force.

@@ -11,6 +11,7 @@ import schemathesis
 from api import errors, key_options
 from api.app import create_app
 from api.openapi import queries
+from api.openapi.body_examples import BODY_EXAMPLES
 from api.openapi.completions import COMPLETIONS
 from api.openapi.document import complete_document
 from api.openapi.examples import EXAMPLES
@@ -76,6 +77,16 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
 
 def test_examples_belong_to_operations() -> None:
     assert set(EXAMPLES) <= {*WORDS, *(completion.operation for completion in COMPLETIONS.values())}
+
+
+@pytest.mark.parametrize("name", BODY_EXAMPLES)
+def test_the_bodies_that_the_page_fills_in_fit_their_schemas(name: str, schemas: dict[str, Any]) -> None:
+    validator = jsonschema_rs.validator_for(
+        {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}}
+    )
+
+    for body in BODY_EXAMPLES[name].values():
+        validator.validate(body)
 
 
 def test_the_bodies_of_completions_have_the_fields_that_are_decoded(schemas: dict[str, Any]) -> None:
