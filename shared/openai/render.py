@@ -24,54 +24,59 @@ _LINE_ENDS: Final = ((b"\xc2\x85", rb"\u0085"), (b"\xe2\x80\xa8", rb"\u2028"), (
 class StreamRenderer:
     """Renders the chunks of one answer in order; one per stream."""
 
-    # Invariant: `_unfinished` counts the choices without a finish event; the end needs it to be 0.
+    # Invariant: `_heads` has the choices that have begun; the end needs all of them, and all there are, to be finished.
 
-    def __init__(self, request_id: str, created: int, model: str, *, include_usage: bool, choices: int = 1) -> None:
+    def __init__(
+        self, request_id: str, created: int, model: str, *, include_usage: bool, choices: int | None = 1
+    ) -> None:
+        """`choices` None: whoever reads does not know how many there are."""
         self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"choices":[' % (
             _encode(request_id),
             created,
             line_text(model),
         )
         usage = b',"usage":null' if include_usage else b""
-        self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(choices)]
+        self._heads: dict[int, bytes] = {}  # in front of the text of a choice
         self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + usage + b"}\n\n"
         self._finish_tail = b"}]" + usage + b"}\n\n"
         self._include_usage = include_usage
-        self._unfinished = choices
-        self._begun = False
+        self._choices = choices
+        self._finished = 0
 
     def render(self, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of `chunks`, maybe none; BackendFailed where the answer ends without a finish reason.
 
         The caller asks for no chunk whose `end` is not `completed`.
         """
-        if len(chunks) == 1 and self._begun:
+        if len(chunks) == 1:
             (chunk,) = chunks
-            if chunk.text and chunk.finish_reason is None and chunk.end is None and chunk.extra is None:
-                return b"".join((self._text_heads[chunk.choice], line_text(chunk.text), self._text_tail))
+            head = self._heads.get(chunk.choice)
+            if head and chunk.text and chunk.finish_reason is None and chunk.end is None and chunk.extra is None:
+                return b"".join((head, line_text(chunk.text), self._text_tail))
         parts: list[bytes] = []
         for chunk in chunks:
-            if not self._begun:
-                self._begun = True
-                parts.extend(self._roles())
+            parts.append(self.begin(chunk))
             if chunk.extra is not None:
                 parts.extend(self._extra(chunk))
             elif chunk.text:
-                parts.append(self._text_heads[chunk.choice])
+                parts.append(self._heads[chunk.choice])
                 parts.append(line_text(chunk.text))
                 parts.append(self._text_tail)
             if chunk.finish_reason is not None:
-                self._unfinished -= 1
+                self._finished += 1
                 parts.append(self._finish(chunk.choice, chunk.finish_reason))
             if chunk.end is not None:
                 assert chunk.end.status == "completed"
-                parts.append(self._end(chunk.end.usage))
+                parts.append(self.end(chunk.end.usage))
         return b"".join(parts)
 
-    def _roles(self) -> list[bytes]:
-        delta = b'"role":"assistant","content":"","refusal":null'
-        heads = [head.removesuffix(b'"content":') for head in self._text_heads]
-        return [head + delta + self._text_tail for head in heads]
+    def begin(self, chunk: Chunk) -> bytes:
+        """Return the event that names the role of a choice, before its first chunk; else nothing."""
+        if chunk.choice in self._heads:
+            return b""
+        head = self._head + b'{"index":%d,"delta":{' % chunk.choice
+        self._heads[chunk.choice] = head + b'"content":'
+        return head + b'"role":"assistant","content":"","refusal":null' + self._text_tail
 
     def _extra(self, chunk: Chunk) -> list[bytes]:
         """Return the events of a chunk with more than text: reasoning, then text with its logprobs, then calls."""
@@ -97,8 +102,9 @@ class StreamRenderer:
         middle = b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":%b' % (choice, _encode(reason))
         return self._head + middle + self._finish_tail
 
-    def _end(self, usage: Usage) -> bytes:
-        if self._unfinished:
+    def end(self, usage: Usage) -> bytes:
+        """Return the last events; BackendFailed where a choice has not finished."""
+        if self._finished != (len(self._heads) if self._choices is None else self._choices):
             raise BackendFailed("The answer ended without a finish reason.")
         if not self._include_usage:
             return DONE

@@ -13,15 +13,16 @@ from shared.wire import Chunk, Usage
 class TextRenderer:
     """Renders the chunks of one legacy completion in order; one per stream."""
 
-    # Invariant: `_unfinished` counts the choices without a finish event; `_offsets` the characters of each so far.
+    # Invariant: `_offsets` has the choices that have begun, and the characters of each so far.
 
-    def __init__(self, request_id: str, created: int, model: str, *, include_usage: bool, choices: int) -> None:
+    def __init__(self, request_id: str, created: int, model: str, *, include_usage: bool, choices: int | None) -> None:
         self._id = request_id
         self._created = created
         self._model = model
         self._include_usage = include_usage
-        self._unfinished = choices
-        self._offsets = [0] * choices
+        self._choices = choices
+        self._finished = 0
+        self._offsets: dict[int, int] = {}
 
     def render(self, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of `chunks`, maybe none; BackendFailed where the answer ends without a finish reason."""
@@ -31,19 +32,26 @@ class TextRenderer:
                 parts.append(self._event([self._choice(chunk)], None))
             if chunk.end is not None:
                 assert chunk.end.status == "completed"
-                if self._unfinished:
-                    raise BackendFailed("The answer ended without a finish reason.")
-                if self._include_usage:
-                    parts.append(self._event([], chunk.end.usage))
-                parts.append(DONE)
+                parts.append(self.end(chunk.end.usage))
         return b"".join(parts)
+
+    def begin(self, chunk: Chunk) -> bytes:
+        """Return nothing: legacy events name no role."""
+        return b""
+
+    def end(self, usage: Usage) -> bytes:
+        """Return the last events; BackendFailed where a choice has not finished."""
+        if self._finished != (len(self._offsets) if self._choices is None else self._choices):
+            raise BackendFailed("The answer ended without a finish reason.")
+        return (self._event([], usage) if self._include_usage else b"") + DONE
 
     def _choice(self, chunk: Chunk) -> TextChoice:
         logprobs = None
+        offset = self._offsets.get(chunk.choice, 0)
         if chunk.extra is not None and chunk.extra.logprobs:
-            logprobs = text_logprobs(chunk.extra.logprobs, offset=self._offsets[chunk.choice])
-        self._offsets[chunk.choice] += len(chunk.text)
-        self._unfinished -= chunk.finish_reason is not None
+            logprobs = text_logprobs(chunk.extra.logprobs, offset=offset)
+        self._offsets[chunk.choice] = offset + len(chunk.text)
+        self._finished += chunk.finish_reason is not None
         return TextChoice(text=chunk.text, index=chunk.choice, logprobs=logprobs, finish_reason=chunk.finish_reason)
 
     def _event(self, choices: list[TextChoice], usage: Usage | None) -> bytes:
