@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from litestar import Request, Response, Router, get
+from litestar import Litestar, Request, Response, Router, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.params import FromPath
@@ -64,8 +64,13 @@ class DocumentPlugin(JsonRenderPlugin):
         self._rendered: bytes | None = None
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return self.document(request.app)
+
+    def document(self, app: Litestar) -> bytes:
+        """Return the whole document."""
         if self._rendered is None:
-            self._rendered = msgspec.json.encode(complete_document(request.app, openapi_schema, origin=self._origin))
+            found = app.openapi_schema.to_schema()
+            self._rendered = msgspec.json.encode(complete_document(app, found, origin=self._origin))
         return self._rendered
 
 
@@ -89,14 +94,14 @@ def documentation(settings: Settings) -> tuple[OpenAPIConfig, Sequence[Any]]:
     """Return how the framework documents our routes, and the handlers of the document and of the page's files."""
     assets = read_assets()
     origin = settings.sessions.public_origin or f"http://{settings.api.host}:{settings.api.port}"
-    document = DocumentPlugin(origin)
+    plugin = DocumentPlugin(origin)
     by_url = {asset.url: asset for asset in assets.values()}
 
     @get(DOCUMENT_PATH, include_in_schema=False, sync_to_thread=True)
     def get_document(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the OpenAPI document."""
-        found = document.render(request, request.app.openapi_schema.to_schema())
-        return Response(found, media_type="application/json", headers={"cache-control": "no-cache"})
+        whole = plugin.document(request.app)
+        return Response(whole, media_type="application/json", headers={"cache-control": "no-cache"})
 
     @get(f"{ASSETS_PATH}/{{digest:str}}/{{name:str}}", include_in_schema=False, sync_to_thread=False)
     def get_asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
@@ -109,7 +114,7 @@ def documentation(settings: Settings) -> tuple[OpenAPIConfig, Sequence[Any]]:
     router = Router(
         DOCS_PATH, route_handlers=[], include_in_schema=False, before_request=_prepare, after_request=_as_page
     )
-    return openapi_config(render_plugins=[PagePlugin(assets), document], openapi_router=router), (
+    return openapi_config(render_plugins=[PagePlugin(assets), plugin], openapi_router=router), (
         get_document,
         get_asset,
     )

@@ -86,7 +86,7 @@ def test_a_field_takes_what_its_schema_says(name: str, field: str) -> None:
     validator = jsonschema_rs.validator_for(_schema(name))
     values = OWN[field] | VALUES if field in OWN else VALUES
 
-    @settings(max_examples=60, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=40, derandomize=True, deadline=None, database=None)
     @given(values)
     def check(value: Any) -> None:
         body = {**base, field: value}
