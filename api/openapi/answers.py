@@ -38,13 +38,13 @@ _HEADERS_OF: Final = {
 
 
 def structs_of(annotation: Any) -> tuple[Any, ...]:
-    """Return the structs that a handler of this return annotation answers with; CSV is not one."""
+    """Return the structs that a handler of this return annotation answers with; files and raw bytes are none."""
     origin = typing.get_origin(annotation)
     if origin is Response:
         return structs_of(typing.get_args(annotation)[0])
     if origin in (types.UnionType, typing.Union):
         return tuple(one for part in typing.get_args(annotation) for one in structs_of(part))
-    return () if annotation in (None, type(None), Stream) else (annotation,)
+    return () if annotation in (None, type(None), Stream, bytes) else (annotation,)
 
 
 def answers_csv(annotation: Any) -> bool:

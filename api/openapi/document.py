@@ -21,7 +21,7 @@ from api.openapi.completions import COMPLETIONS, completion_operation
 from api.openapi.conversation import conversation_schemas
 from api.openapi.examples import example_text
 from api.openapi.operations import PATHS, TAGS, WORDS, Words
-from api.openapi.parts import Schema, object_
+from api.openapi.parts import Schema, object_, reference
 from api.routes.models import HEALTH_SUFFIX
 from shared.database.api_keys import Scope
 
@@ -108,24 +108,28 @@ class _Completer:
         self._csv = {name for name, annotation in annotations.items() if answers_csv(annotation)}
 
     def complete(self, path: str, method: str, operation: Schema) -> Iterator[tuple[str, Schema]]:
-        """Yield path and operation; a model's health is an operation of its own."""
+        """Yield path and operation; a model's health is an operation of its own, so is what a legacy path does."""
         for name, shown in MODEL_PARAMETERS.items():
             path = path.replace(f"{{{name}}}", f"{{{shown}}}")
         name = operation["operationId"]
-        answers = self._answers[name]
-        yield path, self._operation(name, method, operation, answers[:1])
+        legacy = path.startswith(f"{INFERENCE_BASE}/completions/")
+        words, answers = _words(name), self._answers[name]
+        if words.answers:
+            answers = [reference(words.answers[legacy])]
+        completed = self._operation(name, words, method, operation, answers[:1])
+        yield path, completed | {"operationId": f"{name}_legacy"} if legacy else completed
         if name == "get_model":
             health = operation | {"operationId": "get_model_health", "description": "Poll this before you send work."}
-            yield path + HEALTH_SUFFIX, self._operation("get_model_health", method, health, answers[1:])
+            words = _words("get_model_health")
+            yield path + HEALTH_SUFFIX, self._operation(name, words, method, health, answers[1:])
 
-    def _operation(self, name: str, method: str, operation: Schema, answers: list[Schema]) -> Schema:
-        words = WORDS.get(name) or Words(tag="Other", summary=name)  # a test asks for words of every route
-        handler = self._handlers[operation["operationId"].removesuffix("_health")]
+    def _operation(self, name: str, words: Words, method: str, operation: Schema, answers: list[Schema]) -> Schema:
+        handler = self._handlers[name]
         guards, scope = _guards(handler)
         codes = _codes(words, guards, scope, method=method)
         in_path = [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"]
         shown: Schema = {
-            "operationId": name,
+            "operationId": operation["operationId"],
             "tags": [words.tag],
             "summary": words.summary,
             "description": "\n\n".join(
@@ -153,6 +157,10 @@ class _Completer:
         if words.sets_cookies:
             headers = (("set-cookie", "The cookies of the session."),)
         return success("Done." if not answers else "What was asked for.", content, *headers)
+
+
+def _words(name: str) -> Words:
+    return WORDS.get(name) or Words(tag="Other", summary=name)  # a test asks for words of every route
 
 
 def _handlers(app: Litestar) -> Iterator[HTTPRouteHandler]:

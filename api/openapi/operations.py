@@ -62,6 +62,7 @@ TAGS: Final = {
 class Words(msgspec.Struct, frozen=True, kw_only=True):
     """What we say of an operation. `codes`: refusals of its own; `body`: name of a component schema.
 
+    `answers`: names of component schemas where the annotation does not say, of the route and of its legacy twin.
     `takes_nothing`: its body is empty or an empty object. `strict`: it refuses unknown query parameters.
     """
 
@@ -74,6 +75,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     takes_nothing: bool = False
     strict: bool = True
     sets_cookies: bool = False
+    answers: tuple[str, ...] = ()
 
 
 def _header(name: str, description: str, schema: Schema, *, required: bool) -> Schema:
