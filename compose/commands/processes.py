@@ -13,7 +13,7 @@ from compose.commands.target import DATA_DIR, DataDir, settings_of
 from shared.settings import Settings
 
 GARBAGE_THRESHOLDS: Final = (50_000, 50, 1000)  # allocations, then collections of the younger generation
-ENGINE_HELP: Final = "Engine of this worker: llamacpp or simulator. Default: INFERBASE_ENGINE, else llamacpp."
+ENGINE_HELP: Final = "Engine of this worker: llamacpp, simulator or tensorrt. Default: INFERBASE_ENGINE, else llamacpp."
 
 
 def register(app: typer.Typer) -> None:
