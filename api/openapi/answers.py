@@ -11,13 +11,20 @@ from litestar import Response
 from litestar.response import Stream
 
 from api.errors import ErrorBody, http_error
-from api.openapi.events import ChatCompletionChunk
+from api.openapi.events import CancellationBody, ChatCompletionChunk
 from api.openapi.parts import Schema, reference
 from shared.errors import Refusal
 from shared.openai.response import ChatCompletion, EmbeddingList, TextCompletion
 
 REF_TEMPLATE: Final = "#/components/schemas/{name}"
-STRUCTS: Final[tuple[Any, ...]] = (ErrorBody, ChatCompletion, ChatCompletionChunk, TextCompletion, EmbeddingList)
+STRUCTS: Final[tuple[Any, ...]] = (
+    ErrorBody,
+    ChatCompletion,
+    ChatCompletionChunk,
+    TextCompletion,
+    EmbeddingList,
+    CancellationBody,
+)
 
 _HEADERS: Final[dict[str, Schema]] = {
     "x-request-id": {"description": "The id of this request, for logs and support.", "schema": {"type": "string"}},

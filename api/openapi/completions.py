@@ -7,7 +7,7 @@ import msgspec
 from api.openapi.answers import refusals, success
 from api.openapi.body_examples import body_content
 from api.openapi.examples import example_text
-from api.openapi.operations import ATTACH, COMPLETION_CODES, WAIT
+from api.openapi.operations import ATTACH, BEHIND, COMPLETION_CODES, RESUME, STREAM_CODES, WAIT, path_parameter
 from api.openapi.parts import Schema, reference
 
 IGNORED_HEADER: Final = ("x-inferbase-ignored", "The fields of the body that we do not know, or take without effect.")
@@ -64,26 +64,45 @@ COMPLETIONS: Final = {
 }
 
 
-def completion_operation(completion: Completion, *, base: str, security: list[Schema]) -> Schema:
+def completion_operation(completion: Completion, *, base: str, security: list[Schema], resumable: bool) -> Schema:
     """Return the OpenAPI operation of a completion; `base`: the address in its examples."""
     content = {"application/json": reference(completion.answer)}
     description = completion.description
     if completion.events:
-        shown = f"Events whose data is a `{completion.events}`.{STREAM_NOTE}"
-        content["text/event-stream"] = {
-            "type": "string",
-            "description": shown,
-            "contentMediaType": "text/event-stream",
-            "contentSchema": reference(completion.events),
-        }
+        content["text/event-stream"] = _events(completion.events)
     return {
         "operationId": completion.operation,
         "tags": ["Completions"],
         "summary": completion.summary,
         "description": f"{description}\n\n{example_text(completion.operation, base)}",
         "security": security,
-        "parameters": [WAIT, ATTACH],
+        "parameters": [WAIT, ATTACH, *((RESUME,) if resumable else ())],
         "requestBody": {"required": True, "content": body_content(completion.body)},
         "responses": {"200": success("The answer.", content, IGNORED_HEADER, *QUOTA_HEADERS)}
         | refusals(COMPLETION_CODES),
+    }
+
+
+def stream_operation(completion: Completion, *, security: list[Schema]) -> Schema:
+    """Return the operation that reads the stream of an answer that was begun before."""
+    answered = {"text/event-stream": _events(completion.events)}
+    legacy = "_legacy" if completion.operation == "create_completion" else ""
+    return {
+        "operationId": f"stream_again{legacy}",
+        "tags": ["Completions"],
+        "summary": "Go on reading a stream",
+        "description": "What is behind the event that you have, then what comes: on any node, until 15 minutes after "
+        "the end. Each event carries its id.",
+        "security": security,
+        "parameters": [path_parameter("request_id"), *BEHIND],
+        "responses": {"200": success("The answer.", answered)} | refusals(STREAM_CODES),
+    }
+
+
+def _events(shape: str) -> Schema:
+    return {
+        "type": "string",
+        "description": f"Events whose data is a `{shape}`.{STREAM_NOTE}",
+        "contentMediaType": "text/event-stream",
+        "contentSchema": reference(shape),
     }

@@ -1,7 +1,7 @@
 """The OpenAPI document: what the framework found of our routes, completed by what only we know of them."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from litestar import Litestar
@@ -17,11 +17,11 @@ from api.openapi.account_bodies import account_schemas
 from api.openapi.answers import STRUCTS, answers_csv, refusals, schemas_of, structs_of, success
 from api.openapi.body_examples import body_content
 from api.openapi.completion_bodies import body_schemas
-from api.openapi.completions import COMPLETIONS, completion_operation
+from api.openapi.completions import COMPLETIONS, completion_operation, stream_operation
 from api.openapi.conversation import conversation_schemas
 from api.openapi.examples import example_text
-from api.openapi.operations import PATHS, TAGS, WORDS, Words
-from api.openapi.parts import Schema, object_, reference
+from api.openapi.operations import TAGS, WORDS, Words, path_parameter
+from api.openapi.parts import Schema, object_, reference, referred
 from api.routes.models import HEALTH_SUFFIX
 from shared.database.api_keys import Scope
 
@@ -32,6 +32,7 @@ DESCRIPTION: Final = (
     "API key, or log in on this page: the cookie of the session is sent by itself, and a key that is pasted "
     "under *Authorize* wins over it. Amounts are decimal strings of credits (1 credit = 1 USD), times are Unix seconds."
 )
+LEGACY: Final = "_legacy"
 INFERENCE_BASE: Final = "/api/v1/inference"
 MODEL_PARAMETERS: Final = {"rest": "model", "model_path": "model"}  # paths with slashes, by their names in the code
 
@@ -59,7 +60,7 @@ def openapi_config(**options: Any) -> OpenAPIConfig:
         version=VERSION,
         description=DESCRIPTION,
         use_handler_docstrings=True,
-        operation_id_creator=lambda handler, _method, _path: handler.fn.__name__,
+        operation_id_creator=lambda handler, _, parts: _operation_id(handler.fn.__name__, parts),
         **options,
     )
 
@@ -69,10 +70,7 @@ def complete_document(app: Litestar, found: dict[str, Any], *, origin: str) -> S
     handlers = {handler.fn.__name__: handler for handler in _handlers(app)}
     base = origin + INFERENCE_BASE
     completer = _Completer(handlers, base)
-    paths: dict[str, Schema] = {
-        INFERENCE_BASE + path: {"post": completion_operation(completion, base=base, security=_security("completions"))}
-        for path, completion in COMPLETIONS.items()
-    }
+    paths = _completions({route.path_format for route in app.routes}, base)
     for path, item in found["paths"].items():
         for method, operation in item.items():
             for whole, shown in completer.complete(path, method, operation):
@@ -86,10 +84,24 @@ def complete_document(app: Litestar, found: dict[str, Any], *, origin: str) -> S
         "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "components": {
-            "schemas": dict(sorted((schemas | completer.schemas).items())),
+            "schemas": referred(paths, schemas | completer.schemas),
             "securitySchemes": SECURITY_SCHEMES,
         },
     }
+
+
+def _completions(served: set[str], base: str) -> dict[str, Schema]:
+    """Return the paths whose routes speak ASGI themselves, of those that are `served`."""
+    posting, reading = _security("completions"), _security("completions", method="get")
+    paths: dict[str, Schema] = {}
+    again = {path: f"{INFERENCE_BASE}{path}/{{request_id}}/stream" for path in COMPLETIONS}
+    for path, completion in COMPLETIONS.items():
+        resumable = again[path] in served
+        operation = completion_operation(completion, base=base, security=posting, resumable=resumable)
+        paths[INFERENCE_BASE + path] = {"post": operation}
+        if resumable:
+            paths[again[path]] = {"get": stream_operation(completion, security=reading)}
+    return paths
 
 
 class _Completer:
@@ -111,13 +123,12 @@ class _Completer:
         """Yield path and operation; a model's health is an operation of its own, so is what a legacy path does."""
         for name, shown in MODEL_PARAMETERS.items():
             path = path.replace(f"{{{name}}}", f"{{{shown}}}")
-        name = operation["operationId"]
-        legacy = path.startswith(f"{INFERENCE_BASE}/completions/")
+        name = operation["operationId"].removesuffix(LEGACY)
+        legacy = name != operation["operationId"]
         words, answers = _words(name), self._answers[name]
         if words.answers:
             answers = [reference(words.answers[legacy])]
-        completed = self._operation(name, words, method, operation, answers[:1])
-        yield path, completed | {"operationId": f"{name}_legacy"} if legacy else completed
+        yield path, self._operation(name, words, method, operation, answers[:1])
         if name == "get_model":
             health = operation | {"operationId": "get_model_health", "description": "Poll this before you send work."}
             words = _words("get_model_health")
@@ -135,7 +146,7 @@ class _Completer:
             "description": "\n\n".join(
                 part for part in (operation.get("description", ""), example_text(name, self._base)) if part
             ),
-            "parameters": [*(_path_parameter(MODEL_PARAMETERS.get(one, one)) for one in in_path), *words.parameters],
+            "parameters": [*(path_parameter(MODEL_PARAMETERS.get(one, one)) for one in in_path), *words.parameters],
             "responses": {str(handler.status_code): self._success(name, words, answers)} | refusals(codes),
         }
         if name == "get_ready":
@@ -157,6 +168,11 @@ class _Completer:
         if words.sets_cookies:
             headers = (("set-cookie", "The cookies of the session."),)
         return success("Done." if not answers else "What was asked for.", content, *headers)
+
+
+def _operation_id(name: str, parts: Sequence[Any]) -> str:
+    """Return the id of an operation: its handler's name, told apart where that serves legacy completions too."""
+    return name + LEGACY if "completions" in parts and "chat" not in parts else name
 
 
 def _words(name: str) -> Words:
@@ -209,8 +225,3 @@ def _codes(words: Words, guards: set[Any], scope: Scope | None, *, method: str) 
 def _security(scope: Scope | None, *, method: str = "post", session_only: bool = False) -> list[Schema]:
     session: Schema = {"session": []} if method == "get" else {"session": [], "csrf": []}
     return [session] if session_only else [{"key": [] if scope is None else [scope]}, session]
-
-
-def _path_parameter(name: str) -> Schema:
-    bare = {key: value for key, value in PATHS[name].items() if key != "description"}
-    return {"name": name, "in": "path", "required": True, "description": PATHS[name]["description"], "schema": bare}

@@ -56,3 +56,11 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     choices: list[ChunkChoice]
     usage: PublicUsage | UnsetType | None = UNSET
+
+
+class CancellationBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a request was cancelled; false where it had ended."""
+
+    id: str
+    object: Literal["completion.cancellation"]
+    cancelled: bool

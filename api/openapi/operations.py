@@ -22,6 +22,16 @@ BODY_CODES: Final = (
 )
 QUERY_CODES: Final = ("invalid_value", "unsupported_parameter")
 STORE_CODES: Final = ("dependency_unavailable", "internal_error")
+BACKEND_CODES: Final = (
+    "model_loading",
+    "model_unavailable",
+    "queue_full",
+    "worker_lost",
+    "engine_error",
+    "request_quarantined",
+    "first_token_timeout",
+    "stream_timeout",
+)
 COMPLETION_CODES: Final = (
     *KEY_CODES,
     "csrf_failed",
@@ -36,15 +46,17 @@ COMPLETION_CODES: Final = (
     "idempotency_in_progress",
     "rate_limit_exceeded",
     "concurrency_limit_exceeded",
-    "model_loading",
-    "model_unavailable",
-    "queue_full",
-    "worker_lost",
-    "engine_error",
-    "request_quarantined",
-    "first_token_timeout",
-    "stream_timeout",
+    *BACKEND_CODES,
     *STORE_CODES,
+)
+# How a request that was begun before may have ended.
+ENDED_CODES: Final = (
+    "not_found",
+    "invalid_value",
+    "unsupported_parameter",
+    "context_length_exceeded",
+    "request_cancelled",
+    *BACKEND_CODES,
 )
 
 TAGS: Final = {
@@ -104,6 +116,20 @@ ATTACH: Final = _header(
     required=False,
 )
 
+RESUME: Final = _header(
+    "Inferbase-Resume",
+    "`1`: the request goes on when you leave, and the events of its stream carry ids, from which to go on reading.",
+    {"type": "string"},
+    required=False,
+)
+_SEQ: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+BEHIND: Final = (
+    {"name": "after", "in": "query", "description": "The id of the last event you have; it goes before the header.",
+     "required": False, "schema": _SEQ},
+    _header("Last-Event-ID", "The id of the last event you have.", _SEQ, required=False),
+)  # fmt: skip
+STREAM_CODES: Final = (*KEY_CODES, "scope_missing", *ENDED_CODES, *STORE_CODES)
+
 # Path parameters by the name that the document gives them.
 PATHS: Final[dict[str, Schema]] = {
     "model": text(
@@ -119,6 +145,20 @@ WORDS: Final[dict[str, Words]] = {
     "get_model": Words(tag="Models", summary="Look up a model", codes=("model_not_found",), strict=False),
     "get_model_health": Words(
         tag="Models", summary="Ask whether a model is warm", codes=("model_not_found",), strict=False
+    ),
+    "get_answer": Words(
+        tag="Completions",
+        summary="Look up a finished answer",
+        codes=(*ENDED_CODES, "request_running"),
+        answers=("ChatCompletion", "TextCompletion"),
+        strict=False,
+    ),
+    "cancel_answer": Words(
+        tag="Completions",
+        summary="Cancel a request",
+        codes=("not_found",),
+        answers=("CancellationBody", "CancellationBody"),
+        strict=False,
     ),
     "create_key": Words(
         tag="Keys",
@@ -187,3 +227,9 @@ WORDS: Final[dict[str, Words]] = {
     "get_live": Words(tag="Health", summary="Is the process alive?", strict=False),
     "get_ready": Words(tag="Health", summary="Should requests come here?", strict=False),
 }
+
+
+def path_parameter(name: str) -> Schema:
+    """Return the OpenAPI parameter of a part of a path."""
+    bare = {key: value for key, value in PATHS[name].items() if key != "description"}
+    return {"name": name, "in": "path", "required": True, "description": PATHS[name]["description"], "schema": bare}

@@ -1,8 +1,10 @@
 """The bricks of our JSON schemas (2020-12, as OpenAPI 3.1 takes them): each says what one check of ours accepts."""
 
-from typing import Any
+from typing import Any, Final
 
 Schema = dict[str, Any]
+
+_COMPONENTS: Final = "#/components/schemas/"
 
 
 def text(description: str = "", *, least: int = 0, most: int | None = None, **more: Any) -> Schema:
@@ -78,7 +80,24 @@ def optional(properties: dict[str, Schema], *needed: str) -> dict[str, Schema]:
 
 def reference(name: str) -> Schema:
     """Return a reference to a schema of the document's components."""
-    return {"$ref": f"#/components/schemas/{name}"}
+    return {"$ref": _COMPONENTS + name}
+
+
+def referred(part: object, schemas: dict[str, Schema]) -> dict[str, Schema]:
+    """Return those of `schemas` that a part of the document refers to, also by way of each other, by name."""
+    found: dict[str, Schema] = {}
+    waiting: list[object] = [part]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, dict):
+            name = str(at.get("$ref", "")).removeprefix(_COMPONENTS)
+            if name in schemas and name not in found:
+                found[name] = schemas[name]
+                waiting.append(schemas[name])
+            waiting += at.values()
+        elif isinstance(at, list | tuple):
+            waiting += at
+    return dict(sorted(found.items()))
 
 
 def _described(schema: Schema, description: str) -> Schema:
