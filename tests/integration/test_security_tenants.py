@@ -12,15 +12,8 @@ from tests.integration.account_product import Product
 from tests.unit.test_openai_bounded_json import INVALID, NOT_JSON
 
 BASE = "/v1"
-# Every route with an id of ours in it, or in its query; `test_every_route_with_an_id_is_here` keeps this complete.
-ROUTES = (
-    ("GET", "/keys/{key_id}"),
-    ("DELETE", "/keys/{key_id}"),
-    ("GET", "/usage/{request_id}"),
-)
 QUERIES = ("/keys?after={key_id}", "/usage?after={request_id}", "/credits/transactions?after={transfer_id}")
 FILTERS = ("/usage?api_key_id={key_id}", "/credits/transactions?request_id={request_id}")
-NOT_TENANTS = {"/models/{rest}", "/docs/assets/{digest}/{name}", "/docs/{path}"}
 OURS = ("role", "admin", "is_admin", "balance", "credits", "account_id", "user_id", "key", "id", "status", "digest")
 
 
@@ -54,12 +47,25 @@ def comparable(answer: httpx.Response, named: dict[str, str]) -> tuple[Any, ...]
     return answer.status_code, text, headers
 
 
+async def routes_with_an_id(product: Product) -> list[tuple[str, str]]:
+    """Return every documented route of customers that takes an id; one of a new kind fails where it is used."""
+    document = (await product.client.get(f"http://127.0.0.1:{product.port}/openapi.json")).json()
+    found = set()
+    for path, methods in document["paths"].items():
+        for base in ("/api/v1/inference", BASE):
+            if path.startswith(base + "/") and "{" in path and not path.startswith(f"{base}/models/"):
+                found |= {(method.upper(), path.removeprefix(base)) for method in methods if method != "parameters"}
+    return sorted(found)
+
+
 async def test_an_id_of_another_account_is_answered_as_one_of_nobody(product: Product) -> None:
     account_id, theirs = await product.customer()
     _, ours = await product.customer()
     existing, missing = await ids_of(product, account_id, theirs), random_ids()
 
-    for method, path in (*ROUTES, *(("GET", path) for path in QUERIES)):
+    routes = await routes_with_an_id(product)
+    assert ("DELETE", "/keys/{key_id}") in routes
+    for method, path in (*routes, *(("GET", path) for path in QUERIES)):
         answers = [
             comparable(await product.client.request(method, path.format(**named), headers=ours), named)
             for named in (existing, missing)
@@ -71,19 +77,6 @@ async def test_an_id_of_another_account_is_answered_as_one_of_nobody(product: Pr
         told = (await product.client.get(path.format(**existing), headers=ours)).json()
         assert told["data"] == [], path
     assert (await product.client.get(f"/keys/{existing['key_id']}", headers=theirs)).json()["status"] == "active"
-
-
-async def test_every_route_with_an_id_is_here(product: Product) -> None:
-    answer = await product.client.get(f"http://127.0.0.1:{product.port}/openapi.json")
-
-    paths = {re.sub(r":\w+", "", path) for path in answer.json()["paths"]}
-    of_tenants = {
-        path.removeprefix("/api/v1/inference").removeprefix(BASE)
-        for path in paths
-        if "{" in path and "/admin/" not in path and "/models/" not in path
-    }
-    known = {path for _, path in ROUTES}
-    assert of_tenants <= known | NOT_TENANTS
 
 
 @pytest.mark.parametrize("field", OURS)
