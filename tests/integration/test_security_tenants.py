@@ -63,7 +63,7 @@ async def test_an_id_of_another_account_is_answered_as_one_of_nobody(product: Pr
     _, ours = await product.customer()
     existing, missing = await ids_of(product, account_id, theirs), random_ids()
 
-    routes = await routes_with_an_id(product)
+    routes = [*await routes_with_an_id(product), ("GET", "/chat/completions/{request_id}/stream")]
     assert ("DELETE", "/keys/{key_id}") in routes
     for method, path in (*routes, *(("GET", path) for path in QUERIES)):
         answers = [
