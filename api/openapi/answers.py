@@ -38,8 +38,8 @@ _HEADERS: Final[dict[str, Schema]] = {
 _HEADERS_OF: Final = {
     401: ("www-authenticate",),
     409: ("x-should-retry",),
-    429: ("retry-after",),
-    502: ("retry-after",),
+    429: ("retry-after", "x-should-retry"),
+    502: ("retry-after", "x-should-retry"),
     503: ("retry-after",),
 }
 
