@@ -98,7 +98,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     enqueue_retry_seconds: float = 2.0  # while Redis does not answer; then 503
     enqueue_most: int = 64  # jobs in one script call
     reap_most: int = 64  # jobs in one script call
-    aged_seconds: float = 600.0  # a batch job that waited so long counts as interactive
+    batch_reserve_slots: int = -1  # of each loaded model that batch jobs leave free; -1: an eighth, at least 1
+    aged_seconds: float = 600.0  # a batch job that waited so long may have a reserved slot; one of nine jobs
     tombstone_seconds: float = 7200.0  # how long a request cancelled before its job arrived stays refused
     dead_letters_most: int = 10_000  # kept per model; the oldest go first
     reader_chunks_most: int = 4096  # waiting for one slow reader; then it reads the log again

@@ -10,6 +10,7 @@ from shared.connections import Redis
 from shared.queue.claims import Claim, ClaimReader
 from shared.queue.keeper import Keeper
 from shared.queue.line import Line
+from shared.queue.room import Room
 from shared.queue.scripts import Argument, Script, fair_keys, milliseconds
 from shared.settings import QueueSettings
 
@@ -21,6 +22,7 @@ class Claimed(msgspec.Struct, frozen=True):
 
     claims: list[Claim]
     more: bool  # jobs are left that this worker could claim at once
+    batch_waits: bool  # nothing but batch jobs is left, and no spare slot for them
     suspects_wait: bool
     cleared: set[str]  # held suspects that proved harmless
     woken: str | None  # the list that gave a wake token
@@ -37,19 +39,25 @@ class Claimer:
         self._owner = owner
 
     async def claim(
-        self, model: str, *, most: int, held: Collection[str], wake: Sequence[str] = (), wait_seconds: float = 0.0
+        self,
+        model: str,
+        *,
+        room: Room,
+        held: Collection[str],
+        wake: Sequence[str] = (),
+        wait_seconds: float = 0.0,
     ) -> Claimed:
-        """Claim up to `most` jobs of `model`; where `wake` names lists, first wait for a token on one of them.
+        """Claim jobs of `model` as `room` allows; where `wake` names lists, first wait for a token on one of them.
 
         BLPOP and EVALSHA go out as one write: Redis runs the second once the first was answered or timed out.
         """
-        command = _CLAIM.command(fair_keys(model), self._arguments(model, most, held))
+        command = _CLAIM.command(fair_keys(model), self._arguments(model, room, held))
         before = (("BLPOP", *wake, str(wait_seconds)),) if wake else ()
         async with asyncio.timeout(wait_seconds + self._settings.lease_seconds / 2):
-            *waited, (more, suspects, cleared, rows) = await self._line.run_all(_CLAIM, *before, command)
+            *waited, (left, suspects, cleared, rows) = await self._line.run_all(_CLAIM, *before, command)
             claims = await self._reader.read(model, rows) if rows else []
         woken = waited[0][0].decode() if waited and waited[0] else None
-        return Claimed(claims, bool(more), bool(suspects), {held_id.decode() for held_id in cleared}, woken)
+        return Claimed(claims, left == 1, left == 2, bool(suspects), {held_id.decode() for held_id in cleared}, woken)
 
     async def return_strays(self, models: Sequence[str], *, known: Collection[str], keeper: Keeper) -> int:
         """Give back what Redis says this worker holds and the worker does not know: the reply of its claim was lost."""
@@ -75,14 +83,15 @@ class Claimer:
         """Close the connection."""
         await self._line.close()
 
-    def _arguments(self, model: str, most: int, held: Collection[str]) -> tuple[Argument, ...]:
+    def _arguments(self, model: str, room: Room, held: Collection[str]) -> tuple[Argument, ...]:
         settings = self._settings
         return (
             keys.job_id(model, ""),
             self._owner,
-            most,
+            room.most,
             milliseconds(settings.lease_seconds),
             milliseconds(settings.run_seconds_most),
             milliseconds(settings.aged_seconds),
+            room.spare_slots,
             *held,
         )

@@ -26,6 +26,7 @@ from shared.queue.job_format import FUNCTION, JobFormat
 from shared.queue.keeper import Beat, Keeper
 from shared.queue.readers import ReaderWatch
 from shared.queue.reaper import Reaper
+from shared.queue.room import room_of
 from shared.queue.running import Running, RunningClaims
 from shared.queue.scripts import REDIS_FAILED
 from shared.settings import QueueSettings
@@ -38,7 +39,7 @@ __all__ = ["FENCE_LOST", "HANDED_OVER", "CancelToken", "Claim", "LeasedWorker"]
 
 RETRY_SECONDS: Final = 0.1
 RETRY_SECONDS_MOST: Final = 1.0
-SUSPECT_SECONDS: Final = 0.05  # between looks at a held suspect while others wait
+SOON_SECONDS: Final = 0.05  # between looks at a held suspect while others wait, and for a slot that batch jobs may have
 CANCEL_SECONDS_MOST: Final = 2.0  # for tasks to end once they were cancelled
 
 DRAIN: Final = "drain"  # the code of the command that is not about one request
@@ -46,14 +47,6 @@ DRAIN: Final = "drain"  # the code of the command that is not about one request
 _decode_command: Final = msgspec.msgpack.Decoder(tuple[str, int, str]).decode
 
 logger = log.get_logger("queue")
-
-
-def claim_size(free_slots: int, claim_most: int) -> int:
-    """Return how many jobs to claim at once: `claim_most`, but a quarter of the free slots where that is more.
-
-    Small claims share a burst among workers; but one call per four jobs costs a large worker half of its CPU per job.
-    """
-    return max(0, min(free_slots, max(claim_most, free_slots // 4)))
 
 
 class LeasedWorker(Worker):
@@ -69,11 +62,15 @@ class LeasedWorker(Worker):
         models: Callable[[], Sequence[str]],
         run: Callable[[Claim], Awaitable[None]],
         free_slots: Callable[[str], int],
+        slots: Callable[[str], int] = lambda _: 1,
         crash: CrashPoints | None = None,
         clock: Clock | None = None,
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_drain`: an operator asks this worker to leave (`inferbase workers drain`)."""
+        """`slots`: in all, some of which batch jobs leave free; of one slot none is.
+
+        `on_drain`: an operator asks this worker to leave (`inferbase workers drain`).
+        """
         job_format = JobFormat(seal)
 
         async def complete(_: dict[Any, Any], claim: Claim) -> None:
@@ -94,6 +91,7 @@ class LeasedWorker(Worker):
         self._models = models
         self._run = run
         self._free_slots = free_slots
+        self._slots = slots
         self._crash = crash or CrashPoints()
         self._clock = clock or SystemClock()
         self._running = RunningClaims(self.run_job, self.tasks)
@@ -106,6 +104,7 @@ class LeasedWorker(Worker):
         self._claiming: asyncio.Task[None] | None = None
         self._to_return: list[Claim] = []  # they ran here when Redis went out of reach
         self._lost_reply = False  # a claim may have been answered without our reading it
+        self._batch_waits = False  # and has no slot: nobody wakes this worker when one of its own becomes spare
         self._last_woken = ""  # the model whose jobs probably come next: claimed in the round trip of the wait
         self._reachable = True
         self._draining = False
@@ -197,20 +196,20 @@ class LeasedWorker(Worker):
     async def _claim(self, free: list[str], more: bool, suspects_wait: bool) -> tuple[bool, bool]:
         """Claim of the model that wakes this worker; of each in `free` where nothing wakes it or `more` is there."""
         held = self._running.suspects
-        wait = (
-            min(self._settings.poll_seconds, SUSPECT_SECONDS) if suspects_wait and held else self._settings.poll_seconds
-        )
+        soon = self._batch_waits or (suspects_wait and held)
+        wait = min(self._settings.poll_seconds, SOON_SECONDS) if soon else self._settings.poll_seconds
         wake = () if more else tuple(keys.wake(model) for model in free)
-        more, suspects_wait = False, False
+        more, suspects_wait, self._batch_waits = False, False, False
         left = deque(sorted(free, key=lambda model: model != self._last_woken))
         while left:
             model = left.popleft()
-            most = claim_size(self._free_slots(model), self._settings.claim_most)
-            if most == 0:
+            room = room_of(self._free_slots(model), self._slots(model), self._settings)
+            if room.most == 0:
                 continue
-            claimed = await self._claimer.claim(model, most=most, held=held, wake=wake, wait_seconds=wait)
+            claimed = await self._claimer.claim(model, room=room, held=held, wake=wake, wait_seconds=wait)
             held.difference_update(claimed.cleared)
             await self._start(claimed.claims)
+            self._batch_waits = self._batch_waits or claimed.batch_waits
             more, suspects_wait, wake = more or claimed.more, suspects_wait or claimed.suspects_wait, ()
             if claimed.woken is not None:
                 self._last_woken = next(each for each in free if keys.wake(each) == claimed.woken)

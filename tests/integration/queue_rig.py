@@ -17,6 +17,7 @@ from shared.queue.claims import Claim, ClaimReader
 from shared.queue.client import CancelTarget, QueueClient
 from shared.queue.keeper import Keeper
 from shared.queue.reaper import Reaper
+from shared.queue.room import Room
 from shared.queue.worker import LeasedWorker
 from shared.settings import QueueSettings
 from shared.wire import VERSION, Chunk, End, Finish, Job, Message, Sampling, Seal, Usage
@@ -94,24 +95,24 @@ class Rig:
         return job
 
     async def claim(
-        self, owner: str = "own_a", *, most: int = 1, held: Collection[str] = (), model: str = MODEL
+        self, owner: str = "own_a", *, most: int = 1, spare: int | None = None, held: Collection[str] = ()
     ) -> Claimed:
-        """Claim as the worker `owner` would."""
+        """Claim as the worker `owner` would; `spare`: slots that batch jobs may have, else all."""
         if owner not in self._claimers:
             reader = ClaimReader(self.redis, SEAL, self.settings, owner)
             self._claimers[owner] = Claimer(self.redis, reader, self.settings, owner)
-        return await self._claimers[owner].claim(model, most=most, held=held)
+        return await self._claimers[owner].claim(MODEL, room=Room(most, most if spare is None else spare), held=held)
 
     async def claim_one(self, owner: str = "own_a") -> Claim:
         """Claim the one job that is there."""
         (claim,) = (await self.claim(owner)).claims
         return claim
 
-    async def claimed_ids(self, owner: str = "own_a", *, most: int) -> list[str]:
+    async def claimed_ids(self, owner: str = "own_a", *, most: int, spare: int | None = None) -> list[str]:
         """Claim one after another and return the ids in the order in which they came."""
         found = []
         for _ in range(most):
-            found += [claim.job.request_id for claim in (await self.claim(owner)).claims]
+            found += [claim.job.request_id for claim in (await self.claim(owner, spare=spare)).claims]
         return found
 
     def keeper(self, owner: str = "own_a") -> Keeper:

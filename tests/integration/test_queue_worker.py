@@ -9,7 +9,8 @@ import pytest
 from shared import keys
 from shared.connections import Redis
 from shared.queue.claims import Claim
-from shared.queue.worker import claim_size
+from shared.queue.room import room_of
+from shared.settings import QueueSettings
 from tests.integration.queue_rig import (
     BRISK,
     MODEL,
@@ -31,7 +32,9 @@ async def rig(redis: Redis) -> AsyncIterator[Rig]:
 
 
 def test_a_large_worker_claims_a_quarter_of_its_free_slots() -> None:
-    assert [claim_size(free, 4) for free in (-1, 0, 1, 4, 16, 17, 64)] == [0, 0, 1, 4, 4, 4, 16]
+    rooms = [room_of(free, 64, QueueSettings(claim_most=4)) for free in (-1, 0, 1, 4, 16, 17, 64)]
+
+    assert [room.most for room in rooms] == [0, 0, 1, 4, 4, 4, 16]
 
 
 async def test_every_queued_job_is_run_once(rig: Rig, redis: Redis) -> None:

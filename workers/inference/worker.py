@@ -59,6 +59,7 @@ async def serve(settings: Settings) -> None:
             models=models.claimable,
             run=completer,
             free_slots=lambda model: loaded.free_slots if (loaded := models.get(model)) else 0,
+            slots=lambda model: loaded.engine.slots if (loaded := models.get(model)) else 0,
             crash=crash,
             on_drain=stopping.set,
         )
