@@ -16,6 +16,7 @@
     ├── StatementFailed              Postgres refuses these rows, now and later
     ├── FenceLost                    another owner holds the request now
     └── EngineFailed                 an engine could not answer one request
+        ├── AnswerLost               it cannot go on with what another worker began
         └── EngineDead               the engine is lost with all its requests: the process must exit
 
 The HTTP status, the OpenAI error type and the headers are decided in `api/errors.py` alone, by `code`.
@@ -133,6 +134,10 @@ class FenceLost(InferbaseError):
 
 class EngineFailed(InferbaseError):
     """The engine failed to answer this request."""
+
+
+class AnswerLost(EngineFailed):
+    """The worker was lost and the answer could not be continued faithfully. You were not charged."""
 
 
 class EngineDead(EngineFailed):

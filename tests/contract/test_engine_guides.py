@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import EngineFailed, InvalidRequest
+from shared.errors import AnswerLost, EngineFailed, InvalidRequest
 from tests.contract.engines import PATIENCE_SECONDS, collect, ids, opened, prompt, sampling, text
 from workers.engines.base import Engine, EngineGuide, GuideForm
 
@@ -157,7 +157,7 @@ async def test_an_answer_goes_on_behind_what_another_worker_emitted_or_fails(nam
         asked = prompt(engine, "Where is it?")
         if name == "tensorrt":  # its grammar starts where its generation starts, and its draws cannot be made again
             begun = asked + engine.tokenizer.encode("{", special=False)
-            with pytest.raises(EngineFailed):
+            with pytest.raises(AnswerLost):
                 await collect(engine.generate("a", begun, sampling(9, guide=of_schema(CITY)), emitted=1))
             return
         for guide, temperature, seed in (

@@ -14,6 +14,7 @@ from shared import keys
 from shared.channel import LogWriter, read_log
 from shared.clock import SystemClock
 from shared.connections import Redis
+from shared.errors import AnswerLost
 from shared.openai.fold import fold_for
 from shared.openai.request import CompletionRequest
 from shared.queue.claims import HANDED_OVER
@@ -241,3 +242,35 @@ async def test_a_successor_says_what_its_predecessor_would_have_said(
     body = await product.body(job)
     assert plain(body) == plain(whole)
     assert body.usage == whole.usage
+
+
+@only_simulator
+async def test_an_answer_that_cannot_be_continued_is_worker_lost_and_free(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: Any, **__: Any) -> list[int]:
+        raise AnswerLost("It was drawn by chance.")
+
+    slow = EngineOptions(model=MODEL, context=1024, slots=4, options={"step_ms": "1"})
+    async with open_engine("simulator", slow) as engine:
+        product.loaded = LoadedModel(engine, 0.0)
+        product.completer.models = lambda _: product.loaded
+        task = Task(guide=Guide("json_schema", SCHEMA))
+        sampling = Sampling(max_tokens=60, temperature=0.0)
+        job = await product.rig.enqueue(messages=(Message("user", "?"),), task=task, sampling=sampling, hold=10**12)
+        claim = await product.rig.claim_one()
+        running = asyncio.create_task(product.completer(claim))
+        await until(lambda: engine.steps() > 5)
+        claim.cancel.set(HANDED_OVER)
+        await asyncio.gather(running, return_exceptions=True)
+        await product.writer.flush()
+        await product.rig.die(job)
+        await product.rig.reap()
+        monkeypatch.setattr("workers.engines.simulator.guided_ids", cannot)
+
+        await product.completer(await product.rig.claim_one())
+
+    code, message = await product.refusal(job)
+    assert code == "worker_lost"
+    assert message is not None and "not charged" in message
+    assert (await product.record()).status == "failed"

@@ -174,8 +174,8 @@ class Engine(Protocol):
         `prompt_token_ids` (prompt_tokens,) includes the last `emitted` ids already answered by an earlier attempt;
         `sampling.max_tokens` counts only what is still to come. A delta holds all tokens made since the last one was
         taken. Raises InvalidRequest at once, before the engine sees a bad request, or from the iterator before the
-        first delta where the guide is bad; EngineFailed from the iterator, also where the engine cannot take up a
-        guided answer behind its emitted ids; EngineDead where the process must exit.
+        first delta where the guide is bad; EngineFailed from the iterator; AnswerLost where the engine cannot take up
+        a guided answer behind its emitted ids; EngineDead where the process must exit.
         """
 
     async def embed(self, request_id: str, prompts: Sequence[Sequence[int]]) -> list[Embedding]:

@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import msgspec
 
-from shared.errors import EngineDead, EngineFailed
+from shared.errors import AnswerLost, EngineDead, EngineFailed
 from shared.wire import TokenLogprob
 from workers.engines.delta_queue import DeltaQueue
 from workers.engines.grammar import GuideMatcher, check_ended
@@ -68,7 +68,7 @@ class GuideFollower:
             return 0
         old = min(len(self._again), len(token_ids))
         if list(token_ids[:old]) != self._again[:old]:
-            raise EngineFailed("The engine made another answer than the one that was begun.")
+            raise AnswerLost("The engine made another answer than the one that was begun.")
         del self._again[:old]
         return old
 

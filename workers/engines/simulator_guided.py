@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from shared.errors import EngineFailed
+from shared.errors import AnswerLost, EngineFailed
 from workers.engines.base import Embedding
 from workers.engines.grammar import GuideMatcher
 from workers.engines.simulator_script import Answer, Script, mixed, prompt_hash
@@ -40,7 +40,7 @@ def guided_ids(
     hash_ = prompt_hash(prompt_token_ids)
     ids = list(emitted)
     if not matcher.take(ids):
-        raise EngineFailed("The emitted tokens do not match the guide.")
+        raise AnswerLost("The emitted tokens do not match the guide.")
     as_said = said[: len(ids)] == ids
     while len(ids) < limit:
         position = len(ids)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from shared import log
-from shared.errors import EngineDead, EngineFailed, InvalidRequest, SettingsInvalid
+from shared.errors import AnswerLost, EngineDead, EngineFailed, InvalidRequest, SettingsInvalid
 from shared.wire import TokenLogprob
 from workers.engines.base import Capabilities, Deltas, Embedding, EngineOptions, EngineSampling
 from workers.engines.delta_queue import DeltaQueue
@@ -245,7 +245,7 @@ class TensorRt:
             return None, None
         matcher = await self._grammars.open(sampling.guide)
         if emitted:
-            raise EngineFailed("A guided answer cannot be continued by another worker.")
+            raise AnswerLost("A guided answer cannot be continued by another worker.")
         return matcher, self._api.guided_decoding_params(grammar=write_grammar(sampling.guide))
 
     def _submit(self, prompt_token_ids: list[int], fields: dict[str, Any], salt: str) -> Any:

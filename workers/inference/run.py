@@ -14,7 +14,7 @@ from shared import log
 from shared.channel import AppendVerdict, Fence, LogWriter, read_log
 from shared.clock import Clock
 from shared.connections import Redis
-from shared.errors import DependencyUnavailable, EngineDead, EngineFailed, FenceLost, Refusal
+from shared.errors import AnswerLost, DependencyUnavailable, EngineDead, EngineFailed, FenceLost, Refusal
 from shared.queue.worker import Claim
 from shared.settings import QueueSettings
 from shared.wire import VERSION, Chunk, End, Finish, FinishReason, Job, Status, Usage
@@ -126,6 +126,9 @@ class Run:
         except EngineDead as error:
             self._backing.on_dead(error.message)
             raise
+        except AnswerLost as error:
+            logger.warning("answer_lost", request_id=self.job.request_id, error=error.message)
+            await self._finish("failed", code="worker_lost", message=endings.message("worker_lost"))
         except EngineFailed as error:
             logger.warning("engine_failed", request_id=self.job.request_id, error=error.message)
             await self._finish("failed", code="engine_error", message=error.message)
