@@ -75,6 +75,8 @@ def add(
     check_options(engine, options)  # no worker would load it, and only a log would say why
     if engine == "llamacpp":
         options |= {"path": _weights(options.get("path", ""))}
+    if engine == "tensorrt" and not options.get("path"):
+        raise CommandFailed("a tensorrt model needs --option path=FOLDER, its checkpoint where the workers see it")
     model = Model(
         id=_checked_id(model_id),
         engine=engine,

@@ -257,6 +257,8 @@ def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalPr
         (["--engine", "llamacpp", "--option", "tokens=3"], "engine llamacpp has no option 'tokens'; it has: "),
         (["--engine", "llamacpp"], "a llamacpp model needs --option path=FILE, its GGUF file"),
         (["--engine", "llamacpp", "--option", "path="], "a llamacpp model needs --option path=FILE, its GGUF file"),
+        (["--engine", "tensorrt"], "a tensorrt model needs --option path=FOLDER, its checkpoint"),
+        (["--engine", "tensorrt", "--option", "kv_cache_fraction=2"], "option of engine tensorrt: Expected `float` < 1"),
         (["--engine", "llamacpp", "--option", "path=no.gguf"], "the model file no.gguf cannot be read: No such file"),
         (["--engine", "llamacpp", "--option", f"path={__file__}"], f"the model file {__file__} is not a GGUF file"),
     ],
