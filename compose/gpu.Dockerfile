@@ -50,9 +50,12 @@ USER 10001
 WORKDIR /var/lib/inferbase
 VOLUME ["/var/lib/inferbase"]
 
-# An engine that died or hangs ends the process by itself, and the container with it; this tells of one that is stopped.
+# An engine that died or hangs ends the process by itself, and the container with it; this tells of a loop that is stuck.
+# The port is the process's own, for metrics and health; it is open to the container alone until INFERBASE_METRICS_HOST
+# says otherwise.
+ENV INFERBASE_METRICS_PORT=9464
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["pgrep", "--full", "--runstates", "DRS", "inferbase worker"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"INFERBASE_METRICS_PORT\"]}/livez', timeout=4)"]
 
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["inferbase", "worker", "--engine", "tensorrt"]
