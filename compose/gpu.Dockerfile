@@ -2,7 +2,7 @@
 #
 #   docker build -f compose/gpu.Dockerfile -t inferbase-gpu .
 #   docker run --gpus all --ipc host --ulimit memlock=-1 --ulimit stack=67108864 --init --read-only --tmpfs /tmp \
-#       -v /srv/models:/models:ro -v inferbase-gpu:/var/lib/inferbase -e REDIS_URL=… -e INFERBASE_WIRE_KEY=… inferbase-gpu
+#       -v /srv/models:/models:ro -v inferbase-gpu:/var/lib/inferbase -e INFERBASE_REDIS_URL -e INFERBASE_WIRE_KEY inferbase-gpu
 #
 # The worker pulls its work: it needs no port and no way in. --ipc host, memlock and stack are what the container's own
 # documentation asks for; --init reaps the engine's helper processes.

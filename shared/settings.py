@@ -110,9 +110,9 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One inference worker."""
 
-    engine: str = "llamacpp"  # llamacpp or simulator
+    engine: str = "llamacpp"  # llamacpp, simulator or tensorrt
     models: str = ""  # comma-separated ids; empty: every model of the catalogue with this engine
-    model_path: str = ""  # of a local GGUF for llamacpp
+    model_path: str = ""  # of a local GGUF for llamacpp, of a checkpoint folder for tensorrt
     slots: int = 0  # 0: the engine's own default
     models_most: int = 0  # models loaded at once, more are loaded on demand; 0: all of them
     idle_unload_seconds: float = 0.0  # a model without work for so long is closed; 0: never
