@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,32 @@ async def test_weights_that_cannot_be_read_are_a_dead_engine(tmp_path: Path) -> 
     with pytest.raises(EngineDead, match="weights"):
         async with opened_with(write_checkpoint(tmp_path / "corrupt")):
             pass
+
+
+async def test_a_load_that_nobody_waits_for_any_more_is_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorrt_llm.llmapi import LLM
+
+    opened_ones: list[Any] = []
+    begun, may_end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(**arguments: Any) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        may_end.wait()
+        opened_ones.append(LLM(**arguments))
+        return opened_ones[0]
+
+    monkeypatch.setattr("tensorrt_llm.llmapi.LLM", slow)
+    loading = asyncio.create_task(opened("tensorrt").__aenter__())
+    await begun.wait()
+
+    loading.cancel()
+    await asyncio.wait({loading})
+    may_end.set()
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (opened_ones and opened_ones[0].fake.down):
+            await asyncio.sleep(0.001)
 
 
 async def test_a_context_beyond_the_models_own_is_lowered(tmp_path: Path) -> None:

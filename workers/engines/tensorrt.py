@@ -9,8 +9,9 @@ must exit and be replaced.
 
 import asyncio
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -126,10 +127,10 @@ class TensorRt:
         self._steps = 0
 
     async def load(self) -> None:
-        """Load the weights, in a thread: beats and presence go on. EngineDead where it cannot."""
+        """Load the weights, apart from the loop: beats and presence go on. EngineDead where it cannot."""
         quantization = self._checkpoint.quantization or "none"
         logger.info("engine_loads", model=self.model, quantization=quantization, gpus=self._own.tensor_parallel_size)
-        self._llm = await asyncio.to_thread(self._open)
+        self._llm = await _apart(self._open)
 
     def generate(
         self, request_id: str, prompt_token_ids: Sequence[int], sampling: EngineSampling, *, emitted: int = 0
@@ -302,6 +303,33 @@ def _end_ids(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> tuple[in
     if not ids:
         raise SettingsInvalid(f"{checkpoint.path} tells no end token")
     return tuple(ids)
+
+
+async def _apart(load: Callable[[], Any]) -> Any:
+    """Return what `load` returns, or raise its EngineDead. One that is not waited for any more is shut down.
+
+    The thread is a daemon, so that a process told to end in the minutes of a load does not wait for it.
+    """
+    loop = asyncio.get_running_loop()
+    loaded: asyncio.Future[Any] = loop.create_future()
+
+    def deliver(llm: Any, error: EngineDead | None) -> None:
+        if not loaded.done():
+            loaded.set_result(llm) if error is None else loaded.set_exception(error)
+        elif llm is not None:
+            threading.Thread(target=llm.shutdown, daemon=True).start()
+
+    def run() -> None:
+        llm, failed = None, None
+        try:
+            llm = load()
+        except EngineDead as error:
+            failed = error
+        with suppress(RuntimeError):  # the loop has gone, and the process with it
+            loop.call_soon_threadsafe(deliver, llm, failed)
+
+    threading.Thread(target=run, name="tensorrt load", daemon=True).start()
+    return await loaded
 
 
 def _import() -> _Api:
