@@ -89,6 +89,15 @@ def test_everything_that_is_copied_is_there() -> None:
             assert (ROOT / source).exists(), source
 
 
+def test_the_builder_gets_what_is_copied_and_nothing_else() -> None:
+    lines = IMAGE.with_name(f"{IMAGE.name}.dockerignore").read_text().splitlines()
+
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    needed = {source.rstrip("./") for copied in instructions("COPY") for source in copied.split()[:-1]}
+    assert lines[1] == "*"
+    assert sent == {name for name in needed if not name.startswith("compose/")}
+
+
 def test_the_facts_are_held_against_the_container_while_the_image_is_built() -> None:
     (checked,) = [line for line in instructions("RUN") if "check_trtllm_contract.py" in line]
 
