@@ -15,12 +15,18 @@ EMBEDDING_PREFIX: Final = "embd-"
 
 REQUEST_PREFIXES: Final = (CHAT_PREFIX, COMPLETION_PREFIX, EMBEDDING_PREFIX)
 
-_SUFFIX_CHARACTERS: Final = 26
+SUFFIX_CHARACTERS: Final = 26
 
 
 def new_id(prefix: str) -> str:
     """Return `prefix` plus 26 characters, later ids sorting after earlier ones of the same process."""
     return prefix + base64.b32hexencode(uuid_utils.uuid7().bytes).rstrip(b"=").decode().lower()
+
+
+def made_ms(name: str) -> int:
+    """Return when an id of ours was made, Unix milliseconds; ValueError where it is none."""
+    suffix = name[-SUFFIX_CHARACTERS:].upper()
+    return int.from_bytes(base64.b32hexdecode(f"{suffix}======")[:6])
 
 
 def new_chat_id() -> str:
@@ -73,7 +79,7 @@ def is_request_id(text: str) -> bool:
     for prefix in REQUEST_PREFIXES:
         if text.startswith(prefix):
             suffix = text[len(prefix) :]
-            return len(suffix) == _SUFFIX_CHARACTERS and suffix.isascii() and suffix.isalnum()
+            return len(suffix) == SUFFIX_CHARACTERS and suffix.isascii() and suffix.isalnum()
     return False
 
 

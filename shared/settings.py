@@ -153,6 +153,16 @@ class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class MonitoringSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process tells of itself: metrics and health on a port of its own, traces to a collector."""
+
+    metrics_host: str = "127.0.0.1"  # address of /metrics, /livez and /readyz
+    metrics_port: int = 0  # their port, 0: none; `up` gives each process one, from this one upwards where it is set
+    otel_endpoint: str = ""  # OTLP over HTTP, such as http://collector:4318; empty: no traces
+    otel_sample_ratio: float = 1.0  # of the requests, [0, 1]; decided by API nodes
+    unserved_seconds: float = 10.0  # a model that no worker lists for so long is warned of
+
+
     """Everything, by concern."""
 
     stores: StoreSettings = StoreSettings()
@@ -164,6 +174,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admission: AdmissionSettings = AdmissionSettings()
     settlement: SettlementSettings = SettlementSettings()
     log_level: str = "info"  # debug, info, warning or error
+    monitoring: MonitoringSettings = MonitoringSettings()
     log_json: bool = True  # false: readable text
     crash_point: str = ""  # for tests: die at this named point
 

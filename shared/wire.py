@@ -136,6 +136,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     deadline_ms: int
     task: Task = PLAIN_CHAT
     token_hold: TokenHold | None = None  # None: no limit of tokens
+    trace: str = ""  # `traceparent` of the request's span; empty: it is not traced
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -225,6 +226,7 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
     latency_ms: int
     finished_ms: int  # Unix milliseconds
     token_hold: TokenHold | None = None  # of the job: what was not used is given back
+    trace: str = ""  # `traceparent` of the run's span
 
 
 class Seal:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 
-from shared import keys
+from shared import keys, metrics
 from shared.batcher import Batcher
 from shared.channel.memory import WriterMemory
 from shared.channel.scripts import Call, ScriptPipeline
@@ -135,6 +135,8 @@ class LogWriter:
         for entry, outcome in zip(entries, outcomes, strict=True):
             if entry.record is not None or outcome.verdict in ("fenced", "gone"):
                 self._memory.forget(entry.fence.request_id, entry.fence.attempt)
+            if outcome is not _APPENDED and outcome is not _FINISHED:
+                metrics.APPENDS_REFUSED.labels(outcome.verdict).inc()
         return [outcome.verdict for outcome in outcomes]
 
     async def _write_filling(self, entries: Sequence[_Entry]) -> list[_Outcome]:
@@ -156,7 +158,9 @@ class LogWriter:
             for fence, tip in requests.items()
             for seq, chunk in self._memory.behind(fence.request_id, fence.attempt, tip)
         ]
-        self.refills += len(requests) if lost else 0
+        if lost:
+            self.refills += len(requests)
+            metrics.LOG_REFILLS.inc(len(requests))
         for start in range(0, len(lost), WRITE_MOST):
             await self._write(lost[start : start + WRITE_MOST])
         return bool(lost)

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from shared import ids, keys, log
+from shared import ids, keys, log, tracing
 from shared.batcher import Batcher
 from shared.clock import Clock, SystemClock
 from shared.connections import Redis, redis_errors
@@ -105,6 +105,8 @@ class QueueClient:
         give_up_at = asyncio.get_running_loop().time() + self._settings.enqueue_retry_seconds
         arguments = (
             job.request_id,
+        if trace := tracing.current():
+            job = msgspec.structs.replace(job, trace=trace)
             self._format.write(job),
             job.lane,
             job.account_id,

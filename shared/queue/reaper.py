@@ -6,7 +6,7 @@ Called by every worker for its models and by the janitor for all. Who reaps hold
 import asyncio
 from collections.abc import Callable
 
-from shared import keys
+from shared import keys, metrics
 from shared.connections import Redis
 from shared.queue.claims import Claim, ClaimReader
 from shared.queue.scripts import Script, milliseconds, script_keys
@@ -54,4 +54,5 @@ class Reaper:
         async with asyncio.timeout(settings.lease_seconds / 2):
             requeued, rows = await _REAP.run(self._redis, script_keys(model), arguments)
             self.requeued += requeued
+            metrics.LEASES_EXPIRED.inc(requeued)
             return await self._reader.read(model, rows) if rows else []

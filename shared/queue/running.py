@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
-from shared import log
-from shared.queue.claims import Claim
+from shared import log, metrics
+from shared.queue.claims import FENCE_LOST, Claim
 
 logger = log.get_logger("queue")
 
@@ -34,6 +34,8 @@ class Running:
         if self.stopped:
             return
         self.stopped = True
+        if code == FENCE_LOST:
+            metrics.LEASES_LOST.inc()
         self.claim.cancel.set(code)
         if self.task is not None:
             self.task.cancel()

@@ -17,7 +17,20 @@ MAY_IMPORT = {
 # `shared`, from the lowest layer up. A module may import its own layer and those below.
 LAYERS = (
     {"settings", "errors", "ids", "clock", "log", "crash_points", "secrets", "emails", "model_ids", "quota"},
-    {"pricing", "keys", "wire", "connections", "batcher", "metrics", "catalogue", "openai", "outbox"},
+    {
+        "pricing",
+        "keys",
+        "wire",
+        "connections",
+        "batcher",
+        "metrics",
+        "histogram",
+        "monitor",
+        "tracing",
+        "catalogue",
+        "openai",
+        "outbox",
+    },
     {"queue", "channel", "presence", "limits", "throttle", "revocation", "database"},
     {"admission", "dispatch", "submission", "idempotency", "answer"},
 )

@@ -8,6 +8,7 @@ from shared.clock import Clock
 from shared.connections import Redis
 from shared.queue.worker import Claim
 from shared.settings import QueueSettings
+from shared.tracing import NO_TRACER, Tracer
 from workers.inference.choice import choices_of
 from workers.inference.models import LoadedModel
 from workers.inference.run import Backing, Run
@@ -25,10 +26,13 @@ class Completer:
         clock: Clock,
         settings: QueueSettings,
         on_dead: Callable[[str], None],
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """`on_dead` ends the process: an engine that died serves nobody, and the leases run out by themselves."""
         self.models: Final = models
-        self._backing = Backing(writer=writer, redis=redis, clock=clock, settings=settings, on_dead=on_dead)
+        self._backing = Backing(
+            writer=writer, redis=redis, clock=clock, settings=settings, on_dead=on_dead, tracer=tracer
+        )
         self._running: set[Run] = set()  # two of one request where an attempt that lost its fence still ends
 
     @property
@@ -50,6 +54,7 @@ class Completer:
             self._running.discard(run)
             if loaded is not None:
                 loaded.running -= slots
+            run.measures.close()
             if not run.finished:  # nothing more is written under this fence
                 self._backing.writer.forget(run.fence)
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
-from shared import log
+from shared import log, metrics
 from shared.catalogue import Catalogue, Model
 from shared.clock import Clock
 from shared.errors import InferbaseError
@@ -103,6 +103,7 @@ class Models:
             self._start(self._listed[model_id])
         for model_id in self._decision.close:
             self.evictions += 1
+            metrics.EVICTIONS.labels(model_id).inc()
             self._stop(model_id)
         for model_id, loaded in list(self._loaded.items()):
             if model_id not in self._listed and loaded.running == 0:
@@ -171,6 +172,8 @@ class Models:
 
     def _stop(self, model_id: str) -> None:
         del self._loaded[model_id]
+        for gauge in (metrics.SLOTS, metrics.SLOTS_FREE):
+            gauge.remove(model_id)
         task = asyncio.get_running_loop().create_task(self._stacks.pop(model_id).aclose())
         self._loading[model_id] = task
         task.add_done_callback(partial(self._settled, model_id))
@@ -220,6 +223,7 @@ class Models:
             loaded.last_step_ms = self._clock.unix_ms()
         except InferbaseError as error:
             self._failed_at[model.id] = self._clock.monotonic()
+            metrics.LOADS.labels(model.id, "failed").inc()
             logger.error("model_load_failed", model=model.id, error=error.message)
             await stack.aclose()
             return
@@ -231,6 +235,10 @@ class Models:
         self._load_seconds[model.id] = loaded.load_seconds
         loaded.loaded_at = loaded.used_at = self._clock.monotonic()
         self.loads += 1
+        metrics.LOADS.labels(model.id, "loaded").inc()
+        metrics.LOAD_SECONDS.labels(model.id).observe(loaded.load_seconds)
+        metrics.SLOTS.labels(model.id).set(engine.slots)
+        metrics.SLOTS_FREE.labels(model.id).set_function(lambda: loaded.free_slots)
         logger.info("model_loaded", model=model.id, seconds=round(loaded.load_seconds, 3))
 
 

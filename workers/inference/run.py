@@ -17,10 +17,12 @@ from shared.connections import Redis
 from shared.errors import AnswerLost, DependencyUnavailable, EngineDead, EngineFailed, FenceLost, Refusal
 from shared.queue.worker import Claim
 from shared.settings import QueueSettings
+from shared.tracing import Tracer
 from shared.wire import VERSION, Chunk, End, Finish, FinishReason, Job, Status, Usage
 from workers.inference import endings
 from workers.inference.choice import NOTHING, Choice, Said, choices_of
 from workers.inference.generation import Generation
+from workers.inference.measures import RunMeasures
 from workers.inference.models import LoadedModel
 
 LOG_RETRY_SECONDS: Final = 0.1
@@ -37,6 +39,7 @@ class Backing:
     clock: Clock
     settings: QueueSettings
     on_dead: Callable[[str], None]
+    tracer: Tracer
 
 
 class Run:
@@ -50,6 +53,7 @@ class Run:
         self.job: Final[Job] = claim.job
         self.first: Final = claim.seq == 0  # nothing was logged before this attempt
         self.finished = False
+        self.measures: Final = RunMeasures(claim, backing.tracer)
         self._claim = claim
         self._backing = backing
         self._seq = claim.seq
@@ -147,7 +151,10 @@ class Run:
 
     def ticked(self, cached_tokens: int | None) -> None:
         """Note that the engine gave tokens; `cached_tokens` of a prompt, with the first of a choice."""
-        self._last_token_at = self._backing.clock.monotonic()
+        now = self._backing.clock.monotonic()
+        if self._announced:
+            self.measures.step(now - self._last_token_at)
+        self._last_token_at = now
         if self.first:
             if self._first_token_ms is None:
                 self._first_token_ms = self._backing.clock.unix_ms()
@@ -261,10 +268,12 @@ class Run:
         retry_after = endings.RETRY_AFTER_SECONDS.get(code or "")
         end = End(status, usage, code, message, retry_after)
         chunk = self._next_chunk(choice, said, token_ids, reason, end)
-        written = self._backing.writer.finish(self.fence, chunk, self._record(status, code, reason, usage))
+        record = self._record(status, code, reason, usage)
+        written = self._backing.writer.finish(self.fence, chunk, record)
         self.finished = True
         if await written not in endings.APPENDED:
             raise FenceLost
+        self.measures.ended(record)
 
     def _record(self, status: Status, code: str | None, reason: FinishReason | None, usage: Usage) -> Finish:
         job, now = self.job, self._backing.clock.unix_ms()
@@ -285,4 +294,5 @@ class Run:
             latency_ms=max(0, now - job.reserved_ms),
             finished_ms=now,
             token_hold=job.token_hold,
+            trace=self.measures.trace,
         )

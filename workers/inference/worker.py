@@ -19,9 +19,11 @@ from shared.clock import SystemClock
 from shared.connections import Redis, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.errors import DependencyUnavailable
+from shared.monitor import Pulse, open_monitor
 from shared.presence import Presence, announce, leave, read_catalogue, read_demands
 from shared.queue.worker import LeasedWorker
 from shared.settings import Settings, require_secrets
+from shared.tracing import open_tracer
 from shared.wire import Seal
 from workers.engines import check_engine
 from workers.inference.complete import Completer
@@ -44,12 +46,19 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(open_tracer(settings.monitoring, role="worker"))
         redis = await stack.enter_async_context(open_redis(settings.stores, role="worker"))
         models = await stack.enter_async_context(open_models(settings.worker, clock))
         crash = CrashPoints(settings.crash_point)
         writer = LogWriter(redis, seal, settings.queue, crash=crash)
         completer = Completer(
-            models.get, writer=writer, redis=redis, clock=clock, settings=settings.queue, on_dead=_die
+            models.get,
+            writer=writer,
+            redis=redis,
+            clock=clock,
+            settings=settings.queue,
+            on_dead=_die,
+            tracer=tracer,
         )
         worker = LeasedWorker(
             redis=redis,
@@ -65,6 +74,7 @@ async def serve(settings: Settings) -> None:
         )
         watchdog = Watchdog(clock, silence_seconds=settings.worker.step_silence_seconds, on_dead=_die)
         upkeep = Upkeep(settings, redis=redis, models=models, completer=completer, watchdog=watchdog, owner=owner)
+        await stack.enter_async_context(open_monitor(settings.monitoring, role="worker", ready=lambda: upkeep.ready))
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(upkeep.keep())
             claiming = group.create_task(worker.main())
@@ -90,6 +100,12 @@ class Upkeep:
         self._completer = completer
         self._watchdog = watchdog
         self._owner = owner
+        self._announced = Pulse()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: a model is loaded, Redis answers, and nobody told us to leave."""
+        return not self.draining and self._announced.recent and bool(self._models.loaded())
 
     async def keep(self) -> None:
         """Run until cancelled; Redis may come and go."""
@@ -114,6 +130,7 @@ class Upkeep:
         try:
             with redis_errors():
                 await self._announce()
+            self._announced.beat()
         except DependencyUnavailable:
             logger.warning("redis_unavailable")
 

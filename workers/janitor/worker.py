@@ -26,12 +26,14 @@ from shared.connections import open_database, open_redis, redis_errors
 from shared.crash_points import CrashPoints
 from shared.database.session import Session
 from shared.errors import InferbaseError
+from shared.monitor import open_monitor
 from shared.queue.client import QueueClient
 from shared.queue.reaper import Reaper
 from shared.queue.settlements import SettlementQueue
 from shared.settings import Settings, require_secrets
 from shared.wire import Seal
 from workers.inference.complete import Completer
+from workers.janitor.observer import Observer
 from workers.janitor.sweep import Sweeper
 from workers.janitor.upkeep import Upkeep
 
@@ -50,7 +52,10 @@ async def serve(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with open_janitor(settings) as janitor:
+    async with (
+        open_janitor(settings) as janitor,
+        open_monitor(settings.monitoring, role="janitor", ready=lambda: janitor.ready),
+    ):
         await janitor.run(settings.stores.redis_url, stopping)
 
 
@@ -75,27 +80,38 @@ async def open_janitor(settings: Settings) -> AsyncIterator["Janitor"]:
         reaper = Reaper(redis, seal, settings.queue, ids.new_owner_id(), overdue_code=upkeep.overdue_code)
         queue = QueueClient(redis, seal, settings.queue, clock)
         stack.push_async_callback(queue.close)
+        settlements = SettlementQueue(redis, settings.settlement)
         sweeper = Sweeper(
             settings.settlement,
             session=sessions[1],
             redis=redis,
             queue=queue,
-            settlements=SettlementQueue(redis, settings.settlement),
+            settlements=settlements,
             crash=crash,
             clock=clock,
         )
-        yield Janitor(upkeep, reaper, sweeper, sweep_seconds=settings.settlement.sweep_seconds)
+        observer = Observer(redis, settlements, clock, unserved_seconds=settings.monitoring.unserved_seconds)
+        yield Janitor(upkeep, reaper, sweeper, observer, sweep_seconds=settings.settlement.sweep_seconds)
 
 
 class Janitor:
-    """Both duties, each at most once at a time in this process."""
+    """Both duties, each at most once at a time in this process, and a look at everything beside them."""
 
-    def __init__(self, upkeep: Upkeep, reaper: Reaper, sweeper: Sweeper, *, sweep_seconds: float) -> None:
+    def __init__(
+        self, upkeep: Upkeep, reaper: Reaper, sweeper: Sweeper, observer: Observer, *, sweep_seconds: float
+    ) -> None:
         self._upkeep = upkeep
         self._reaper = reaper
         self._sweeper = sweeper
+        self._observer = observer
+        self._failing: set[str] = set()  # duties whose last round here failed
         self._sweep_seconds = sweep_seconds
         self._busy: set[str] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether Redis answers and no duty failed at its last round here: janitors share their rounds."""
+        return self._observer.pulse.recent and not self._failing
 
     async def keep_up(self, context: dict[Any, Any]) -> None:
         """One tick of upkeep."""
@@ -107,6 +123,14 @@ class Janitor:
 
     async def run(self, redis_url: str, stopping: asyncio.Event) -> None:
         """Tick until `stopping`, however often Redis goes away."""
+        looking = asyncio.get_running_loop().create_task(self._observer.run())
+        try:
+            await self._tick_until(redis_url, stopping)
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _tick_until(self, redis_url: str, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             pool = ArqRedis(
                 ConnectionPool.from_url(redis_url),
@@ -141,7 +165,9 @@ class Janitor:
         try:
             with redis_errors():
                 await work()
+            self._failing.discard(duty)
         except InferbaseError as error:
+            self._failing.add(duty)
             metrics.JANITOR_SKIPPED.labels("unavailable").inc()
             logger.warning("janitor_skipped", duty=duty, error=error.message)
         finally:

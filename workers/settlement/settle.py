@@ -4,6 +4,7 @@ Called by `worker.py`. A record that comes again, because the acknowledgement wa
 `already` settled and only acknowledged.
 """
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -16,6 +17,7 @@ from shared.database.session import Session, halve
 from shared.database.settlements import Settled, settle_many
 from shared.errors import SealInvalid, StatementFailed
 from shared.queue.settlements import Record, SettlementQueue
+from shared.tracing import NO_TRACER, Tracer
 from shared.wire import VERSION, Finish, Seal, decode_finish
 
 CLOSED: Final = frozenset({"settled", "already"})
@@ -27,19 +29,28 @@ class Settler:
     """Settles batches for one worker. `tries_most`: deliveries after which a record is set aside untried."""
 
     def __init__(
-        self, queue: SettlementQueue, session: Session, seal: Seal, crash: CrashPoints, *, tries_most: int
+        self,
+        queue: SettlementQueue,
+        session: Session,
+        seal: Seal,
+        crash: CrashPoints,
+        *,
+        tries_most: int,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._queue = queue
         self._session = session
         self._seal = seal
         self._crash = crash
         self._tries_most = tries_most
+        self._tracer = tracer
 
     async def settle(self, records: Sequence[Record]) -> list[Finish]:
         """Charge `records` once each and take them off the queue; return what this call closed.
 
         Raises DependencyUnavailable where a store is down; then the same records may be settled again.
         """
+        started_ms = time.time_ns() // 1_000_000
         good: list[Record] = []
         finishes: list[Finish] = []
         bad: list[tuple[Record, str]] = []
@@ -58,7 +69,15 @@ class Settler:
         for record, reason in bad:
             await self._queue.dead_letter(record, reason)
             metrics.DEAD_LETTERS.labels(reason).inc()
+        if self._tracer.on:
+            self._trace(finishes, verdicts, started_ms)
         return [finish for finish, verdict in zip(finishes, verdicts, strict=True) if verdict == "settled"]
+
+    def _trace(self, finishes: Sequence[Finish], verdicts: Sequence[str], started_ms: int) -> None:
+        for finish, verdict in zip(finishes, verdicts, strict=True):
+            span = self._tracer.begin("settle", finish.trace, kind="consumer", started_ms=started_ms)
+            span.set({"gen_ai.response.id": finish.request_id, "inferbase.verdict": verdict})
+            span.end(error=None if verdict in CLOSED else verdict)
 
     def _open(self, record: Record) -> Finish | str:
         """Return the finish of a record, or why it has none."""

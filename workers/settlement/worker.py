@@ -19,8 +19,10 @@ from shared.database.models import list_model_ids
 from shared.database.session import Session
 from shared.errors import DependencyUnavailable
 from shared.limits import Limiter
+from shared.monitor import Pulse, open_monitor
 from shared.queue.settlements import Record, SettlementQueue
 from shared.settings import Settings, SettlementSettings, require_secrets
+from shared.tracing import open_tracer
 from shared.wire import Finish, Seal
 from workers.settlement.settle import Settler
 
@@ -39,6 +41,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(open_tracer(settings.monitoring, role="settlement"))
         database = await stack.enter_async_context(open_database(settings.stores, role="settlement"))
         redis = await stack.enter_async_context(open_redis(settings.stores, role="settlement"))
         session = Session(database, timeout_seconds=settings.stores.store_timeout_seconds)
@@ -47,8 +50,12 @@ async def serve(settings: Settings) -> None:
         limiter = Limiter(redis, settings.queue)
         stack.push_async_callback(limiter.close)
         crash = CrashPoints(settings.crash_point)
-        settler = Settler(queue, session, seal, crash, tries_most=settings.settlement.settle_tries_most)
+        tries_most = settings.settlement.settle_tries_most
+        settler = Settler(queue, session, seal, crash, tries_most=tries_most, tracer=tracer)
         worker = SettlementWorker(settings.settlement, queue=queue, settler=settler, session=session, limiter=limiter)
+        await stack.enter_async_context(
+            open_monitor(settings.monitoring, role="settlement", ready=lambda: worker.pulse.recent)
+        )
         await worker.run(stopping)
 
 
@@ -66,6 +73,7 @@ class SettlementWorker:
         session: Session,
         limiter: Limiter | None = None,
     ) -> None:
+        self.pulse: Final = Pulse()  # of rounds that both stores allowed
         self._settings = settings
         self._queue = queue
         self._settler = settler
@@ -91,6 +99,7 @@ class SettlementWorker:
                 await _wait(stopping, started + gather_seconds(self._settings, len(records)) - time.monotonic())
             elif not self._models:
                 await _wait(stopping, self._settings.catalogue_seconds)
+            self.pulse.beat()
         with suppress(TimeoutError, DependencyUnavailable):
             async with asyncio.timeout(self._settings.settle_drain_seconds):
                 while records := await self._read(DRAIN_BLOCK_MS):
