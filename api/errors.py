@@ -12,7 +12,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException
 
 from api.rate_limits import quota_headers
-from shared import ids, log
+from shared import ids, log, metrics
 from shared.errors import InvalidRequest, NotFound, Refusal
 from shared.wire import End
 
@@ -100,6 +100,7 @@ def http_error(refusal: Refusal, *, allow: str = "") -> HttpError:
     """Return the whole response of a refusal; `allow` names the methods a 405 could have been."""
     status, kind = _KINDS.get(refusal.code, (500, _SERVER))
     body = msgspec.json.encode(ErrorBody(ErrorObject(refusal.message, kind, refusal.param, refusal.code)))
+    metrics.refused(refusal.code if refusal.code in _KINDS else "internal_error").inc()
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),

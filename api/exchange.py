@@ -28,9 +28,10 @@ class Exchange:
 
     # Invariant: at most one exchange of a connection is running, so `on_lost` is the running one's.
 
-    __slots__ = ("_connection", "_cycle")
+    __slots__ = ("_connection", "_cycle", "status")
 
     def __init__(self, connection: Connection, cycle: RequestResponseCycle) -> None:
+        self.status = 0  # of a response that `respond` wrote
         self._connection = connection
         self._cycle = cycle
 
@@ -56,6 +57,7 @@ class Exchange:
         """Write a whole response in one piece, at once; only while `writable`. `headers`: ours, with the length."""
         cycle = self._cycle
         assert not cycle.response_started
+        self.status = status
         lines = [b"%b: %b\r\n" % header for header in headers]
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")

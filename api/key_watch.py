@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 
 from api.auth import Authenticator
-from shared import log
+from shared import log, metrics
 from shared.dispatch import Dispatcher
 from shared.errors import InferbaseError
 
@@ -46,6 +46,7 @@ class KeyWatch:
         if live:
             dead = await self._find_dead(live)
             self._dispatcher.cancel_keys(dead)
+            metrics.REVOKED_KEYS.labels("watch").inc(len(dead))
         used = self._authenticator.take_used()
         if used:
             await self._touch(used)

@@ -19,7 +19,7 @@ from api.ledger import Ledger
 from api.payments import Payments, open_payments
 from api.sessions import Sessions, open_sessions
 from api.waiting import WaitingRoom
-from shared import ids, log, presence, revocation
+from shared import ids, log, metrics, presence, revocation
 from shared.admission import Admission
 from shared.channel import NodeBeat, open_log_reader
 from shared.clock import SystemClock
@@ -65,6 +65,7 @@ class Node:
 
     async def revoke(self, key_id: str) -> None:
         """Stop a key or session that just ended in the ledger: here at once, in the queue, elsewhere within seconds."""
+        metrics.REVOKED_KEYS.labels("here").inc()
         self.authenticator.forget(key_id)
         if self.sessions is not None:
             self.sessions.forget(key_id)
@@ -132,6 +133,7 @@ async def _open_dispatcher(settings: Settings, redis: Redis, admission: Admissio
             clock=SystemClock(),
             node_id=node_id,
         )
+        metrics.RUNNING_STREAMS.set_function(lambda: dispatcher.live)
         logger.info("node_opened", node_id=node_id)
         try:
             yield dispatcher

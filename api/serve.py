@@ -9,15 +9,19 @@ import contextlib
 import gc
 import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Final
 
 import uvicorn
 from litestar import Litestar
 
 from api.app import create_app
+from api.measure import Measured
 from api.protocol import protocol_options
 from shared.errors import InferbaseError
+from shared.monitor import open_monitor
 from shared.settings import Settings, require_secrets
+from shared.tracing import open_tracer
 
 GARBAGE_OBJECTS: Final = 10_000  # new containers between two collections
 
@@ -34,9 +38,16 @@ async def serve(settings: Settings) -> None:
     """Serve until a signal. Raises SettingsInvalid, and InferbaseError where the port or a store cannot be had."""
     require_secrets(settings)
     app = create_app(settings)
+    async with AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(open_tracer(settings.monitoring, role="api"))
+        await stack.enter_async_context(open_monitor(settings.monitoring, role="api", ready=lambda: _is_ready(app)))
+        await _serve(settings, app, Measured(app, tracer))
+
+
+async def _serve(settings: Settings, app: Litestar, measured: Measured) -> None:
     server = Server(
         uvicorn.Config(
-            app,
+            measured,
             host=settings.api.host,
             port=settings.api.port,
             backlog=4096,
@@ -67,6 +78,10 @@ def _spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS, 20, 50)
+
+
+def _is_ready(app: Litestar) -> bool:
+    return hasattr(app.state, "node") and bool(app.state.node.ready)
 
 
 def _stop(server: Server, app: Litestar) -> None:

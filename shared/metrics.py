@@ -40,7 +40,7 @@ LOOP_LAG: Final = Histogram(
 )
 
 # API node.
-RESPONSES: Final = Counter("inferbase_http_responses", "Responses begun, by route and status.", ["route", "status"])
+RESPONSES: Final = Counter("inferbase_http_responses", "Responses by route and status; 0: the client left before.", ["route", "status"])
 REFUSED: Final = Counter(
     "inferbase_refused", "Requests refused, by the code of the error, rate limits included.", ["code"], unit="requests"
 )
@@ -187,6 +187,12 @@ def of_run(model: str, kind: str) -> RunMetrics:
 def ended(model: str, status: str) -> Counter:
     """Return the counter of a model's requests that ended so."""
     return ENDED.labels(model, status)
+
+
+@lru_cache(maxsize=256)
+def refused(code: str) -> Counter:
+    """Return the counter of requests refused by `code`."""
+    return REFUSED.labels(code)
 
 
 def request_duration(model: str, kind: str, code: str | None) -> Buckets:
