@@ -12,7 +12,7 @@ from api.dependencies import provide_node, provide_principal
 from api.errors import handle_error
 from api.node import OpenNode, open_node
 from api.openapi.page import documentation
-from api.routes.admin import ADMIN_BASE, activate, create_deposit, deactivate, get_account, get_accounts
+from api.routes.admin import ADMIN_BASE, activate, create_deposit, deactivate, get_account, get_accounts, put_weight
 from api.routes.admin_models import delete_catalogue_model, get_catalogue, get_catalogue_model, put_catalogue_model
 from api.routes.chat import DECODERS, complete, completions
 from api.routes.credits import get_credits, get_transactions
@@ -48,6 +48,7 @@ ADMIN_ROUTES = (
     create_deposit,
     get_catalogue,
     get_catalogue_model,
+    put_weight,
     put_catalogue_model,
     delete_catalogue_model,
 )

@@ -33,5 +33,6 @@ def idempotency_of(headers: Mapping[bytes, bytes], request: CompletionRequest) -
 
 
 def _hash(request: CompletionRequest) -> bytes:
-    asked = msgspec.structs.replace(request, stream=False, include_usage=False, ignored=())
+    tier = "flex" if request.service_tier == "flex" else None
+    asked = msgspec.structs.replace(request, stream=False, include_usage=False, ignored=(), service_tier=tier)
     return hashlib.blake2b(_encode(asked), digest_size=BODY_HASH_BYTES).digest()

@@ -111,6 +111,7 @@ def usage_body(row: UsageRow) -> UsageBody:
         status=row.status,
         finish_reason=row.finish_reason,
         stream=row.stream,
+        lane=row.lane,
         prompt_tokens=row.prompt_tokens,
         cached_tokens=row.cached_tokens,
         completion_tokens=row.completion_tokens,

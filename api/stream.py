@@ -141,10 +141,13 @@ class Relay:
 
 def _renderer(answer: Answer, request: CompletionRequest) -> Renderer:
     kind = TextRenderer if request.task.kind == "completion" else StreamRenderer
-    return kind(
+    renderer = kind(
         answer.request_id,
         answer.created,
         answer.model,
         include_usage=request.include_usage,
         choices=request.sampling.choices * max(1, len(request.task.prompts)),
     )
+    if request.service_tier is not None and isinstance(renderer, StreamRenderer):
+        renderer.name_tier(request.service_tier)
+    return renderer

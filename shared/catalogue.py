@@ -12,6 +12,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # `llamacpp`, `simulator`, `tensorrt`
     context: int  # prompt and answer together
     prices: Prices
+    batch_discount_percent: int = 50  # [0, 100] less for requests of the batch lane
     default_max_tokens: int = 4096
     template_tokens: int = 256  # of the empty chat template; measured by a worker at load
     message_tokens: int = 16  # that each message adds; measured likewise

@@ -199,7 +199,7 @@ class Dispatcher:
         self._crash.reach("after_enqueue")
         if verdict == "queue_full":
             raise BackendFailed(
-                f"The queue of {job.model} is full: retry later.", code="queue_full", retry_after_seconds=5
+                f"The queue of {job.model} is full: retry later.", code="queue_full", retry_after_seconds=seconds
             )
         if verdict == "tombstoned":
             raise BackendFailed("The request was cancelled before it was queued.", code="request_cancelled")
@@ -214,6 +214,7 @@ class Dispatcher:
                 elif chunks[-1].end is not None:
                     return
         except BackendFailed as error:
+            seconds = await self._queue.seconds_until_room(job.model, job.lane)
             logger.info("run_lost", request_id=answer.request_id, code=error.code)
         finally:
             self._followed.pop(answer, None)

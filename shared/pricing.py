@@ -61,6 +61,15 @@ def cost(prices: Prices, *, prompt_tokens: int, cached_tokens: int, completion_t
     return uncached * prices.prompt + cached_tokens * prices.cached + completion_tokens * prices.completion
 
 
+def discounted(prices: Prices, percent: int) -> Prices:
+    """Return `prices` less `percent` [0, 100], each rounded up to whole nanocredits per token."""
+    assert 0 <= percent <= 100
+    prompt, cached, completion = (
+        -(-price * (100 - percent) // 100) for price in (prices.prompt, prices.cached, prices.completion)
+    )
+    return Prices(prompt=prompt, cached=cached, completion=completion)
+
+
 def hold_for(prices: Prices, *, prompt_bound: int, max_tokens: int, choices: int, context: int) -> int:
     """Return the most that an answer can cost: no split of `choices * context` tokens within the bounds costs more.
 

@@ -50,6 +50,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     patience_seconds: float
     limits: Limits = ()
     lane: Lane = "interactive"
+    weight: int = 1  # of the account in fair queueing
     resumable: bool = False  # runs on without a reader; with an idempotency key always
     idempotency: Idempotency | None = None
     task: Task = PLAIN_CHAT
@@ -80,13 +81,13 @@ def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, no
         model=model.id,
         messages=submission.messages,
         sampling=sampling,
-        prices=model.prices,
+        prices=_prices(submission),
         hold=hold_full,
         default_max_tokens=min(model.default_max_tokens, COMPLETION_TOKENS_MOST),
         reader=node_id,
         resumable=submission.resumable or submission.idempotency is not None,
         lane=submission.lane,
-        weight=1,
+        weight=submission.weight,
         cost_tokens=bound + most,
         reserved_ms=now_ms,
         queue_deadline_ms=queue_deadline,
@@ -184,6 +185,14 @@ class _BytesMost:
         return total
 
 
+def _prices(submission: Submission) -> pricing.Prices:
+    """Return the prices of the lane."""
+    model = submission.model
+    if submission.lane == "interactive":
+        return model.prices
+    return pricing.discounted(model.prices, model.batch_discount_percent)
+
+
 def _completion_most(submission: Submission) -> int:
     model = submission.model
     return submission.sampling.max_tokens or min(model.default_max_tokens, COMPLETION_TOKENS_MOST, model.context)
@@ -210,11 +219,11 @@ def _json_bytes(text: str, bytes_most: _BytesMost) -> int:
 
 def _hold(submission: Submission, bounds: Sequence[int], max_tokens: int) -> int:
     """Return what the dearest answer costs: each prompt has its own context."""
-    model = submission.model
+    model, prices = submission.model, _prices(submission)
     completion_tokens = 0 if submission.task.kind == "embedding" else max_tokens
     return sum(
         pricing.hold_for(
-            model.prices,
+            prices,
             prompt_bound=bound,
             max_tokens=completion_tokens,
             choices=submission.sampling.choices,

@@ -12,6 +12,7 @@ from api.passwords import PASSWORD_CHARACTERS_LEAST, PASSWORD_CHARACTERS_MOST
 from api.routes.admin import DESCRIPTION_CHARACTERS_MOST
 from api.routes.admin_models import CONTEXT_TOKENS_MOST, OPTION_CHARACTERS_MOST, OPTIONS_MOST
 from shared import emails
+from shared.database.accounts import WEIGHT_MOST
 from shared.database.api_keys import ALLOWED_MODELS_MOST, SCOPES
 
 _EMAIL: Final = text("An e-mail address.", least=3, most=emails.CHARACTERS_MOST, examples=["you@example.com"])
@@ -33,6 +34,7 @@ def account_schemas() -> dict[str, Schema]:
         "RegisterRequest": _credentials(PASSWORD_CHARACTERS_LEAST),
         "LoginRequest": _credentials(1),
         "DepositRequest": _deposit(),
+        "WeightRequest": _weight(),
         "CatalogueModelRequest": _model(),
     }
 
@@ -71,6 +73,11 @@ def _credentials(password_characters: int) -> Schema:
     return object_({"email": _EMAIL, "password": password}, required=("email", "password"), closed=True)
 
 
+def _weight() -> Schema:
+    weight = integer("Against the weights of the other accounts that wait.", 1, WEIGHT_MOST)
+    return object_({"weight": weight}, "An account's share of a busy queue.", required=("weight",), closed=True)
+
+
 def _deposit() -> Schema:
     properties = {
         "amount": {**_CREDITS, "description": "More than 0 credits, as a decimal string."},
@@ -94,6 +101,7 @@ def _model() -> Schema:
         "prompt_price": _PRICE,
         "cached_price": {**_PRICE, "description": "Of prompt tokens that were cached; at most `prompt_price`."},
         "completion_price": _PRICE,
+        "batch_discount_percent": integer("Less for `service_tier: flex`; 50 where it is not named.", 0, 100),
         "default_max_tokens": integer("Of an answer that asks for no length.", 1, CONTEXT_TOKENS_MOST),
         "options": options,
     }

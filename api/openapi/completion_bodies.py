@@ -111,7 +111,9 @@ def _chat() -> Schema:
             maxProperties=decode.METADATA_PAIRS_MOST,
         ),
         "store": boolean("Accepted; nothing of an answer is kept.", default=False),
-        "service_tier": choice("Both are the same.", "auto", "default"),
+        "service_tier": choice(
+            "`flex`: the batch lane, for less, in spare slots. The others are the same.", "auto", "default", "flex"
+        ),
         "functions": array({}, "Deprecated: send `tools`. Only an empty array is taken.", most=0, deprecated=True),
         "function_call": choice("Deprecated: send `tool_choice`.", "none", "auto", deprecated=True),
     }

@@ -200,6 +200,7 @@ WORDS: Final[dict[str, Words]] = {
     "get_account": Words(tag="Admin", summary="Look up an account"),
     "deactivate": Words(tag="Admin", summary="Deactivate an account", takes_nothing=True),
     "activate": Words(tag="Admin", summary="Activate an account", takes_nothing=True),
+    "put_weight": Words(tag="Admin", summary="Change an account's share of a busy queue", body="WeightRequest"),
     "create_deposit": Words(
         tag="Admin",
         summary="Deposit credits",

@@ -7,7 +7,7 @@ other key or session these routes do not exist.
 from typing import Any, Final
 
 import msgspec
-from litestar import Response, get, post
+from litestar import Response, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
@@ -49,6 +49,7 @@ class AccountBody(msgspec.Struct, frozen=True, kw_only=True):
     rpm: int
     tpm: int
     concurrency: int
+    weight: int
     created_at: int
 
 
@@ -110,6 +111,18 @@ async def create_deposit(
     return Response(transaction_body(row), status_code=201, headers=NO_STORE)
 
 
+@put("/accounts/{account_id:str}/weight", guards=[require_admin])
+async def put_weight(
+    account_id: FromPath[str], request: KeyRequest, node: NamedDependency[Node]
+) -> Response[AccountBody]:
+    """Change an account's share of a busy queue; its requests get it within five seconds."""
+    given = await read_fields(request, {"weight": fields.integer(1, accounts.WEIGHT_MOST)})
+    account, weight = await _account(node, account_id), given["weight"]
+    await node.ledger.query(lambda connection: accounts.set_weight(connection, account.id, weight))
+    logger.info("account_changed", account_id=account.id, weight=weight, by=request.auth.key_id)
+    return Response(_account_body(msgspec.structs.replace(account, weight=weight)), headers=NO_STORE)
+
+
 async def _set_active(node: Node, request: KeyRequest, account_id: str, *, active: bool) -> Response[AccountBody]:
     await read_nothing(request)
     account = await _account(node, account_id)
@@ -155,5 +168,6 @@ def _account_body(account: Account) -> AccountBody:
         rpm=account.rpm,
         tpm=account.tpm,
         concurrency=account.concurrency,
+        weight=account.weight,
         created_at=int(account.created_at.timestamp()),
     )

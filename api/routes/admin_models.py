@@ -42,6 +42,7 @@ class CatalogueModelBody(msgspec.Struct, frozen=True, kw_only=True):
     prompt_price: str
     cached_price: str
     completion_price: str
+    batch_discount_percent: int
     default_max_tokens: int
     options: dict[str, str]
     created_at: int
@@ -173,6 +174,7 @@ def _model_body(model: Model) -> CatalogueModelBody:
         prompt_price=format_price(model.prices.prompt),
         cached_price=format_price(model.prices.cached),
         completion_price=format_price(model.prices.completion),
+        batch_discount_percent=model.batch_discount_percent,
         default_max_tokens=model.default_max_tokens,
         options=model.options,
         created_at=model.created_at,
@@ -185,6 +187,7 @@ _CHECKS: Final[dict[str, fields.Check]] = {
     "prompt_price": _PRICE,
     "cached_price": _PRICE,
     "completion_price": _PRICE,
+    "batch_discount_percent": fields.integer(0, 100),
     "default_max_tokens": fields.integer(1, CONTEXT_TOKENS_MOST),
     "options": _options,
 }

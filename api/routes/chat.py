@@ -19,6 +19,7 @@ from api.dependencies import identify
 from api.errors import HttpError, http_error, internal_error
 from api.exchange import Exchange, exchange_of
 from api.idempotency import idempotency_of
+from api.lanes import lane_of, patience_seconds
 from api.node import Node
 from api.rate_limits import quota_headers
 from api.scopes import check_model
@@ -27,7 +28,7 @@ from api.stream import Relay
 from shared import log
 from shared.answer import Answer
 from shared.database.api_keys import Principal
-from shared.errors import DependencyUnavailable, InvalidRequest, Refusal
+from shared.errors import DependencyUnavailable, Refusal
 from shared.openai.decode import decode_chat
 from shared.openai.decode_prompts import decode_completion, decode_embedding
 from shared.openai.request import CompletionRequest
@@ -45,7 +46,6 @@ LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread
 IGNORED_NAMES_MOST: Final = 32
 IGNORED_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 GOODBYE_SECONDS: Final = 0.5
-WAIT_HEADER: Final = "Inferbase-Wait"
 
 logger = log.get_logger("chat")
 
@@ -97,6 +97,7 @@ async def _submission(
 ) -> Submission:
     model = await node.catalogue.find(request.model)
     check_model(principal, model.id)
+    lane, wait = lane_of(request), headers.get(b"inferbase-wait")
     return Submission(
         account_id=principal.account_id,
         key_id=principal.key_id,
@@ -105,8 +106,11 @@ async def _submission(
         sampling=request.sampling,
         task=request.task,
         stream=request.stream,
-        patience_seconds=await _patience_seconds(node, request, headers.get(b"inferbase-wait")),
+        patience_seconds=await patience_seconds(node.waiting, request, wait, node.settings.api),
         limits=limits_of(principal),
+        lane=lane,
+        resumable=lane == "batch",
+        weight=principal.weight,
         idempotency=idempotency_of(headers, request),
     )
 
@@ -188,16 +192,3 @@ def _headers(answer: Answer, request: CompletionRequest) -> list[tuple[bytes, by
         names = [name for name in request.ignored if IGNORED_NAME.fullmatch(name)]
         headers.append((b"x-inferbase-ignored", ", ".join(names[:IGNORED_NAMES_MOST]).encode()))
     return headers
-
-
-async def _patience_seconds(node: Node, request: CompletionRequest, wait: bytes | None) -> float:
-    """Return how long a request may wait for a worker; InvalidRequest for a header that is no number in its range."""
-    settings = node.settings.api
-    if wait is None:
-        if request.stream:  # comments keep it alive
-            return await node.waiting.patience_seconds(request.model, settings)
-        return settings.fold_patience_seconds
-    if not wait.isdigit() or len(wait) > 6 or int(wait) > settings.patience_seconds_most:
-        most = f"{settings.patience_seconds_most:g}"
-        raise InvalidRequest(f"The header {WAIT_HEADER} must be a number of seconds up to {most}.", param=WAIT_HEADER)
-    return float(wait)

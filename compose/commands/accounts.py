@@ -45,6 +45,9 @@ def create(
             show_default=False,
         ),
     ] = None,
+    weight: Annotated[
+        int, typer.Option(min=1, max=1000, help="Its share of a busy queue, against other accounts' weights.")
+    ] = 1,
     as_json: AsJson = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
@@ -59,7 +62,7 @@ def create(
 
     async def work(target: Target) -> dict[str, Any]:
         most = target.settings.api.account_concurrency if concurrency is None else concurrency
-        limits = {"rpm": rpm, "tpm": tpm, "concurrency": most}
+        limits = {"rpm": rpm, "tpm": tpm, "concurrency": most, "weight": weight}
         if password_hash is None:
             return _shown(await create_account(target.connection, email=address, **limits))
         user = await register(target.connection, email=address, password_hash=password_hash, admin=admin, **limits)
@@ -164,6 +167,7 @@ def _shown(account: "Account") -> dict[str, Any]:
         "rpm": account.rpm,
         "tpm": account.tpm,
         "concurrency": account.concurrency,
+        "weight": account.weight,
         "active": account.active,
         "balance": format_credits(account.balance),
         "held": format_credits(account.held),

@@ -44,6 +44,9 @@ def add(
             help="Credits per million prompt tokens that were cached. Default: the prompt price.", show_default=False
         ),
     ] = None,
+    batch_discount: Annotated[
+        int, typer.Option(min=0, max=100, help="Percent less for `service_tier: flex`, the batch lane.")
+    ] = 50,
     default_max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer, in tokens, where a request names none.")
     ] = 4096,
@@ -82,6 +85,7 @@ def add(
         engine=engine,
         context=context,
         prices=_prices(prompt_price, cached_price, completion_price),
+        batch_discount_percent=batch_discount,
         default_max_tokens=default_max_tokens,
         options=options,
     )
@@ -152,6 +156,7 @@ def _shown(model: "Model") -> dict[str, Any]:
         "prompt_price": format_price(model.prices.prompt),
         "cached_price": format_price(model.prices.cached),
         "completion_price": format_price(model.prices.completion),
+        "batch_discount_percent": model.batch_discount_percent,
         "default_max_tokens": model.default_max_tokens,
         "options": model.options,
         "created_at": model.created_at,

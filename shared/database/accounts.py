@@ -1,6 +1,7 @@
 """Customers' accounts and their balances. Amounts are nanocredits."""
 
 from datetime import datetime
+from typing import Final
 
 import asyncpg
 import msgspec
@@ -9,9 +10,14 @@ from shared import ids
 from shared.connections import Connection
 from shared.errors import Conflict, NotFound
 
+WEIGHT_MOST: Final = 1000  # the same in migration 0016
+
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """One customer; 0 <= held <= balance. Limits over all its keys, 0 = none: rpm and tpm a minute, concurrency."""
+    """One customer; 0 <= held <= balance. Limits over all its keys, 0 = none: rpm and tpm a minute, concurrency.
+
+    `weight`: its share of a busy queue, against the weights of the other accounts that wait.
+    """
 
     id: str
     email: str
@@ -20,6 +26,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     rpm: int
     tpm: int
     concurrency: int
+    weight: int
     active: bool
     created_at: datetime
 
@@ -35,20 +42,21 @@ class CreditBalance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_account(
-    connection: Connection, *, email: str, rpm: int = 0, tpm: int = 0, concurrency: int = 0
+    connection: Connection, *, email: str, rpm: int = 0, tpm: int = 0, concurrency: int = 0, weight: int = 1
 ) -> Account:
     """Add an account without credits; Conflict where the e-mail address has one."""
     try:
         row = await connection.fetchrow(
             """
-            INSERT INTO accounts (id, email, rpm, tpm, concurrency) VALUES ($1, $2, $3, $4, $5)
-            RETURNING id, email, balance, held, rpm, tpm, concurrency, active, created_at
+            INSERT INTO accounts (id, email, rpm, tpm, concurrency, weight) VALUES ($1, $2, $3, $4, $5, $6)
+            RETURNING id, email, balance, held, rpm, tpm, concurrency, weight, active, created_at
             """,
             ids.new_account_id(),
             email,
             rpm,
             tpm,
             concurrency,
+            weight,
         )
     except asyncpg.UniqueViolationError:
         raise Conflict(f"There is an account with the e-mail address {email} already.", code="account_exists") from None
@@ -59,7 +67,7 @@ async def create_account(
 async def list_accounts(connection: Connection) -> list[Account]:
     """Return every account, oldest first."""
     rows = await connection.fetch(
-        "SELECT id, email, balance, held, rpm, tpm, concurrency, active, created_at FROM accounts ORDER BY id"
+        "SELECT id, email, balance, held, rpm, tpm, concurrency, weight, active, created_at FROM accounts ORDER BY id"
     )
     return [Account(**row) for row in rows]
 
@@ -67,7 +75,9 @@ async def list_accounts(connection: Connection) -> list[Account]:
 async def get_account(connection: Connection, account_id: str) -> Account | None:
     """Return one account, or None."""
     row = await connection.fetchrow(
-        "SELECT id, email, balance, held, rpm, tpm, concurrency, active, created_at FROM accounts WHERE id = $1",
+        """
+        SELECT id, email, balance, held, rpm, tpm, concurrency, weight, active, created_at FROM accounts WHERE id = $1
+        """,
         account_id,
     )
     return None if row is None else Account(**row)
@@ -84,7 +94,7 @@ async def page_accounts(
         raise NotFound(f"There is no account {after}.")
     rows = await connection.fetch(
         """
-        SELECT id, email, balance, held, rpm, tpm, concurrency, active, created_at FROM accounts
+        SELECT id, email, balance, held, rpm, tpm, concurrency, weight, active, created_at FROM accounts
          WHERE ($1::TEXT IS NULL OR email = $1) AND ($2::TEXT IS NULL OR id < $2) ORDER BY id DESC LIMIT $3
         """,
         email,
@@ -97,6 +107,12 @@ async def page_accounts(
 async def set_active(connection: Connection, account_id: str, *, active: bool) -> bool:
     """Activate or deactivate an account; False if it does not exist."""
     status = await connection.execute("UPDATE accounts SET active = $2 WHERE id = $1", account_id, active)
+    return bool(status == "UPDATE 1")
+
+
+async def set_weight(connection: Connection, account_id: str, weight: int) -> bool:
+    """Change an account's share of a busy queue; False if it does not exist."""
+    status = await connection.execute("UPDATE accounts SET weight = $2 WHERE id = $1", account_id, weight)
     return bool(status == "UPDATE 1")
 
 

@@ -62,6 +62,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     account_concurrency: int
     account_rpm: int = 0
     account_tpm: int = 0
+    weight: int = 1  # of the account in fair queueing
     scopes: frozenset[str] = frozenset(SCOPES)
     allowed_models: tuple[str, ...] = ()
     budget: int | None = None
@@ -190,7 +191,7 @@ async def find_key(connection: Connection, digest: bytes) -> Principal | None:
         SELECT k.account_id, k.id AS key_id, a.active,
                k.revoked_at IS NOT NULL OR coalesce(k.expires_at <= now(), FALSE) AS revoked, k.expires_at, k.rpm,
                k.tpm, k.concurrency AS key_concurrency, a.concurrency AS account_concurrency, a.rpm AS account_rpm,
-               a.tpm AS account_tpm, k.scopes, k.allowed_models, b.budget, k.admin
+               a.tpm AS account_tpm, a.weight, k.scopes, k.allowed_models, b.budget, k.admin
           FROM api_keys k JOIN accounts a ON a.id = k.account_id LEFT JOIN key_budgets b ON b.key_id = k.id
          WHERE k.digest = $1
         """,

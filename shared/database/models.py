@@ -16,12 +16,13 @@ async def add_model(connection: Connection, model: Model) -> None:
     await connection.execute(
         """
         INSERT INTO models (id, engine, context, prompt_price, cached_price, completion_price, default_max_tokens,
-                            template_tokens, message_tokens, options)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::TEXT::JSONB)
+                            template_tokens, message_tokens, options, batch_discount_percent)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::TEXT::JSONB, $11)
         ON CONFLICT (id) DO UPDATE
            SET engine = excluded.engine, context = excluded.context, prompt_price = excluded.prompt_price,
                cached_price = excluded.cached_price, completion_price = excluded.completion_price,
                default_max_tokens = excluded.default_max_tokens, options = excluded.options,
+               batch_discount_percent = excluded.batch_discount_percent,
                version = nextval('catalogue_version')
         """,
         model.id,
@@ -34,6 +35,7 @@ async def add_model(connection: Connection, model: Model) -> None:
         model.template_tokens,
         model.message_tokens,
         msgspec.json.encode(model.options).decode(),
+        model.batch_discount_percent,
     )
 
 
@@ -72,7 +74,8 @@ async def read_catalogue(connection: Connection) -> Catalogue:
     rows = await connection.fetch(
         """
         SELECT id, engine, context, prompt_price, cached_price, completion_price, default_max_tokens, template_tokens,
-               message_tokens, options::TEXT AS options, extract(epoch FROM created_at)::BIGINT AS created_at, version
+               message_tokens, batch_discount_percent, options::TEXT AS options,
+               extract(epoch FROM created_at)::BIGINT AS created_at, version
           FROM models ORDER BY id
         """
     )
@@ -82,6 +85,7 @@ async def read_catalogue(connection: Connection) -> Catalogue:
             engine=row["engine"],
             context=row["context"],
             prices=Prices(row["prompt_price"], row["cached_price"], row["completion_price"]),
+            batch_discount_percent=row["batch_discount_percent"],
             default_max_tokens=row["default_max_tokens"],
             template_tokens=row["template_tokens"],
             message_tokens=row["message_tokens"],

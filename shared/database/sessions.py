@@ -49,7 +49,8 @@ async def find_session(connection: Connection, session_id: str, *, concurrency: 
     row = await connection.fetchrow(
         """
         SELECT s.account_id, s.id AS key_id, s.user_id, u.admin, a.active, s.revoked_at IS NOT NULL AS revoked,
-               s.expires_at, a.concurrency AS account_concurrency, a.rpm AS account_rpm, a.tpm AS account_tpm
+               s.expires_at, a.concurrency AS account_concurrency, a.rpm AS account_rpm, a.tpm AS account_tpm,
+               a.weight
           FROM sessions s JOIN users u ON u.id = s.user_id JOIN accounts a ON a.id = s.account_id
          WHERE s.id = $1
         """,

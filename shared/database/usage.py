@@ -20,6 +20,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     account_id: str
     key_id: str
     model: str
+    lane: Lane
     status: Status
     code: str | None
     finish_reason: str | None
@@ -50,7 +51,6 @@ class Receipt(UsageRow, frozen=True, kw_only=True):
     Prices are nanocredits per token, as in force when the request was admitted. Without a charge there is no transfer.
     """
 
-    lane: Lane
     prefill_began: bool
     prompt_price: int
     cached_price: int
@@ -86,7 +86,8 @@ async def list_usage(
     rows = await connection.fetch(
         """
         SELECT id, request_id, created_at, account_id, key_id, model, status, code, finish_reason, stream,
-               prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts
+               prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts,
+               (SELECT lane FROM requests r WHERE r.request_id = usage.request_id) AS lane
           FROM usage
          WHERE account_id = $1
            AND (created_at, id) < (coalesce($2, 'infinity'::TIMESTAMPTZ), $3)
@@ -131,7 +132,8 @@ async def find_usage(connection: Connection, request_id: str) -> UsageRow | None
     row = await connection.fetchrow(
         """
         SELECT id, request_id, created_at, account_id, key_id, model, status, code, finish_reason, stream,
-               prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts
+               prompt_tokens, cached_tokens, completion_tokens, cost, queue_ms, ttft_ms, latency_ms, attempts,
+               (SELECT lane FROM requests r WHERE r.request_id = usage.request_id) AS lane
           FROM usage WHERE request_id = $1
         """,
         request_id,

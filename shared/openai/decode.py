@@ -47,6 +47,7 @@ def decode_chat(body: bytes) -> CompletionRequest:
         stream=stream,
         include_usage=include_usage(values.get("stream_options"), stream, ignored),
         user=values.get("user"),
+        service_tier=values.get("service_tier"),
         ignored=tuple(sorted(ignored)) if ignored else (),
     )
 
@@ -182,11 +183,10 @@ def _functions(name: str, value: Any) -> None:
         raise fields.unsupported(name, "is not supported: send `tools`")
 
 
-def _service_tier(name: str, value: Any) -> None:
-    if value == "flex":
-        raise fields.unsupported(name, "`flex` is not supported yet")
-    if value not in ("auto", "default"):
+def _service_tier(name: str, value: Any) -> str:
+    if value not in ("auto", "default", "flex"):
         raise fields.invalid(name, "`auto`, `default` or `flex`")
+    return "flex" if value == "flex" else "default"
 
 
 REFUSED: Final = frozenset(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from shared.errors import BackendFailed
 from shared.openai.request import CompletionRequest
@@ -45,7 +45,7 @@ def fold_for(request: CompletionRequest) -> Fold:
         return EmbeddingFold(len(request.task.prompts), as_base64=request.base64)
     if request.task.kind == "completion":
         return TextFold(request.sampling.choices * len(request.task.prompts))
-    return ChatFold(request.sampling.choices)
+    return ChatFold(request.sampling.choices, request.service_tier)
 
 
 class _Gathered:
@@ -95,6 +95,10 @@ class _ChoicesFold:
 class ChatFold(_ChoicesFold):
     """Of a chat completion."""
 
+    def __init__(self, choices: int, service_tier: str | None = None) -> None:
+        super().__init__(choices)
+        self._service_tier: str | UnsetType = UNSET if service_tier is None else service_tier
+
     def body(self, request_id: str, created: int, model: str, usage: Usage) -> ChatCompletion:
         """Return the answer; BackendFailed where a choice never finished."""
         choices = [
@@ -106,7 +110,9 @@ class ChatFold(_ChoicesFold):
             )
             for index, choice in enumerate(self._choices)
         ]
-        return ChatCompletion(request_id, "chat.completion", created, model, choices, public_usage(usage))
+        return ChatCompletion(
+            request_id, "chat.completion", created, model, choices, public_usage(usage), self._service_tier
+        )
 
 
 class TextFold(_ChoicesFold):

@@ -43,6 +43,12 @@ class StreamRenderer:
         self._choices = choices
         self._finished = 0
 
+    def name_tier(self, service_tier: str) -> None:
+        """Name the service tier in every event; before the first one."""
+        assert not self._heads
+        choices = b'"choices":['
+        self._head = self._head.removesuffix(choices) + b'"service_tier":%b,%b' % (_encode(service_tier), choices)
+
     def render(self, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of `chunks`, maybe none; BackendFailed where the answer ends without a finish reason.
 

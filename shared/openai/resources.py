@@ -127,6 +127,7 @@ class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["completed", "cancelled", "failed"]
     finish_reason: str | None
     stream: bool
+    lane: Literal["interactive", "batch"]  # batch: `service_tier: "flex"`
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int

@@ -102,6 +102,7 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     model: str
     choices: list[Choice]
     usage: PublicUsage
+    service_tier: str | UnsetType = UNSET
 
 
 class TextLogprobs(msgspec.Struct, frozen=True):

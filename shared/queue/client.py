@@ -16,12 +16,14 @@ from shared.queue.job_format import JobFormat
 from shared.queue.line import Line
 from shared.queue.scripts import REDIS_FAILED, Argument, Script, fair_keys, milliseconds, script_keys
 from shared.settings import QueueSettings
-from shared.wire import VERSION, Chunk, End, Finish, Job, Seal, Status, TokenHold, Usage, encode
+from shared.wire import VERSION, Chunk, End, Finish, Job, Lane, Seal, Status, TokenHold, Usage, encode
 
 EnqueueVerdict = Literal["queued", "already", "tombstoned", "queue_full"]
 CancelVerdict = Literal["dequeued", "flagged", "ended", "tombstoned", "not_reader"]
 
 RETRY_SECONDS: Final = 0.05
+QUEUE_FULL_SECONDS: Final = 5
+QUEUE_FULL_SECONDS_MOST: Final = 120  # the SDKs wait no longer
 
 _ENQUEUE: Final = Script("enqueue")
 _CANCEL: Final = Script("cancel")
@@ -156,6 +158,23 @@ class QueueClient:
                     pipeline.zcard(name)
                 suspects, interactive, batch, running = await pipeline.execute()
         return Depth(interactive=suspects + interactive, batch=batch, running=running)
+
+    async def seconds_until_room(self, model: str, lane: Lane) -> int:
+        """Return when to come again to a full queue: once it has moved by a tenth, as fast as its first job came here.
+
+        QUEUE_FULL_SECONDS where that is not known.
+        """
+        try:
+            async with asyncio.timeout(self._settings.enqueue_retry_seconds):
+                first = await self._redis.zrange(keys.queue(model, lane), 0, 0)
+                request_id = first[0].decode()[len(keys.job_id(model, "")) :] if first else ""
+                (found,) = await self._redis.hmget(keys.state(model, request_id), ["queued_ms"])
+        except REDIS_FAILED:
+            return QUEUE_FULL_SECONDS
+        if not found:
+            return QUEUE_FULL_SECONDS
+        waited_seconds = (self._clock.unix_ms() - int(found)) / 1000
+        return max(1, min(QUEUE_FULL_SECONDS_MOST, round(waited_seconds / 10)))
 
     async def position(self, model: str, request_id: str) -> int | None:
         """Return the place in the queue, 1 being next; None if it does not wait. Raises DependencyUnavailable."""

@@ -83,7 +83,7 @@ CHAT: Final[dict[str, Row]] = {
     ),
     "parallel_tool_calls": (False, "false: one call at most"),
     "reasoning_effort": ("low", "where the model's template knows it, else refused"),
-    "service_tier": ("default", "`auto` and `default`; `flex` is refused"),
+    "service_tier": ("flex", "`auto`, `default`; `flex` is the batch lane"),
     "metadata": ({"a": "b"}, "checked, not kept"),
     "store": (True, "nothing of an answer is kept; named"),
     "modalities": (["text"], "`text` alone"),

@@ -41,6 +41,7 @@ ROUTES = [
     ("GET", "/accounts/acct_1"),
     ("POST", "/accounts/acct_1/deactivate"),
     ("POST", "/accounts/acct_1/activate"),
+    ("PUT", "/accounts/acct_1/weight"),
     ("POST", "/accounts/acct_1/deposits"),
     ("GET", "/models"),
     ("GET", "/models/Org/m"),
@@ -140,6 +141,43 @@ async def test_a_deactivated_account_is_refused_everywhere_and_can_come_back(
             while (await browser.get("/v1/credits")).status_code != 200:
                 await asyncio.sleep(0.01)
         await elsewhere.aclose()
+
+
+async def test_the_weight_of_an_account_is_put_and_reaches_its_keys(site: Site) -> None:
+    admin = await operator(site)
+    _, account_id = await site.user()
+    token = await site.key(account_id)
+
+    put = await admin.send("PUT", f"{ADMIN}/accounts/{account_id}/weight", json={"weight": 40})
+
+    assert (put.status_code, put.json()["weight"]) == (200, 40)
+    assert (await admin.get(f"{ADMIN}/accounts/{account_id}")).json()["weight"] == 40
+    async with site.database.acquire() as connection:
+        pepper = site.nodes[0].settings.secrets.key_pepper
+        found = await api_keys.find_key(connection, secrets.digest(token, pepper))
+    assert found is not None and found.weight == 40
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1001, 1.5, "2", True])
+async def test_a_bad_weight_is_400_and_changes_nothing(site: Site, weight: object) -> None:
+    admin = await operator(site)
+    _, account_id = await site.user()
+
+    refused = await admin.send("PUT", f"{ADMIN}/accounts/{account_id}/weight", json={"weight": weight})
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "weight")
+    assert (await admin.get(f"{ADMIN}/accounts/{account_id}")).json()["weight"] == 1
+
+
+async def test_the_discount_of_the_batch_lane_is_put_with_the_prices(site: Site) -> None:
+    admin = await operator(site)
+
+    added = await admin.send("PUT", f"{ADMIN}/models/new/model", json=MODEL | {"batch_discount_percent": 25})
+    refused = await admin.send("PUT", f"{ADMIN}/models/new/model", json={"batch_discount_percent": 101})
+
+    assert added.json()["batch_discount_percent"] == 25
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "batch_discount_percent")
+    assert (await admin.get(f"{ADMIN}/models/new/model")).json()["batch_discount_percent"] == 25
 
 
 async def test_a_deposit_happens_once_per_key(site: Site) -> None:
@@ -252,6 +290,7 @@ async def test_models_and_prices_are_put_and_taken_out(site: Site, redis: Redis)
         "prompt_price": "0.100",
         "cached_price": "0.100",
         "completion_price": "0.400",
+        "batch_discount_percent": 50,
         "default_max_tokens": 4096,
         "options": {},
         "created_at": added.json()["created_at"],

@@ -10,6 +10,7 @@ from compose.stores import free_port
 from shared import keys
 from shared.connections import Redis, open_redis
 from shared.errors import DependencyUnavailable, SealInvalid
+from shared.queue.client import QUEUE_FULL_SECONDS
 from shared.settings import QueueSettings, StoreSettings
 from shared.wire import Seal
 from tests.integration.queue_rig import MODEL, SEAL, Rig, a_job, open_rig, target_of
@@ -79,6 +80,20 @@ async def test_a_full_batch_lane_refuses_no_interactive_job(redis: Redis) -> Non
 
         assert await rig.client.enqueue(a_job(lane="batch")) == "queue_full"
         assert await rig.client.enqueue(a_job()) == "queued"
+
+
+@pytest.mark.parametrize(("waited_seconds", "told"), [(0, 1), (200, 20), (5000, 120)])
+async def test_a_full_lane_is_worth_another_try_once_it_has_moved_by_a_tenth(
+    rig: Rig, waited_seconds: int, told: int
+) -> None:
+    job = await rig.enqueue()
+    await rig.set_state(job, queued_ms=time.time_ns() // 1_000_000 - waited_seconds * 1000)
+
+    assert await rig.client.seconds_until_room(MODEL, "interactive") == told
+
+
+async def test_of_an_empty_lane_nobody_knows_how_fast_it_is(rig: Rig) -> None:
+    assert await rig.client.seconds_until_room(MODEL, "batch") == QUEUE_FULL_SECONDS
 
 
 async def test_each_job_of_one_call_gets_its_own_verdict(redis: Redis) -> None:

@@ -135,7 +135,6 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("modalities", ["text", "audio"]),
     ("audio", {"voice": "x", "format": "wav"}),
     ("web_search_options", {}),
-    ("service_tier", "flex"),
 ]
 
 
@@ -156,8 +155,6 @@ NEUTRAL: list[tuple[str, Any]] = [
     ("presence_penalty", 0.0),
     ("logit_bias", {}),
     ("modalities", ["text"]),
-    ("service_tier", "auto"),
-    ("service_tier", "default"),
     ("stop", []),
     ("top_k", 0),
     ("min_p", 0),
@@ -171,6 +168,13 @@ NEUTRAL: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), NEUTRAL)
 def test_a_value_without_effect_is_taken_silently(name: str, value: Any) -> None:
     assert decode(**{name: value}) == decode()
+
+
+@pytest.mark.parametrize(
+    ("value", "tier"), [("auto", "default"), ("default", "default"), ("flex", "flex"), (None, None)]
+)
+def test_a_service_tier_is_kept_as_the_one_it_gets(value: str | None, tier: str | None) -> None:
+    assert decode(service_tier=value).service_tier == tier
 
 
 @pytest.mark.parametrize("value", [0, 2, 1e-300, 0.7, 1])

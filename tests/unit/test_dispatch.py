@@ -51,6 +51,9 @@ class FakeQueue:
         self.cancelled: list[tuple[str, str]] = []
         self.tries = 0
 
+    async def seconds_until_room(self, model: str, lane: str) -> int:
+        return 7
+
     async def enqueue(self, job: Job) -> str:
         await asyncio.sleep(0)
         if self.enqueue_error is not None:
