@@ -40,7 +40,9 @@ LOOP_LAG: Final = Histogram(
 )
 
 # API node.
-RESPONSES: Final = Counter("inferbase_http_responses", "Responses by route and status; 0: the client left before.", ["route", "status"])
+RESPONSES: Final = Counter(
+    "inferbase_http_responses", "Responses by route and status; 0: the client left before.", ["route", "status"]
+)
 REFUSED: Final = Counter(
     "inferbase_refused", "Requests refused, by the code of the error, rate limits included.", ["code"], unit="requests"
 )

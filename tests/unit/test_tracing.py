@@ -1,10 +1,7 @@
 """Spans: parents, sampling, what is sent, and that nothing is made while tracing is off."""
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -13,40 +10,9 @@ from shared import tracing
 from shared.errors import SettingsInvalid
 from shared.settings import MonitoringSettings
 from shared.tracing import NO_SPAN, NO_TRACER, Tracer, open_tracer
+from tests.otlp import Collector
 
 CLIENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-
-
-class Collector:
-    """An OTLP receiver over HTTP: the spans that came, with their service."""
-
-    def __init__(self) -> None:
-        self.spans: list[dict[str, Any]] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                for resource in body["resourceSpans"]:
-                    service = resource["resource"]["attributes"][0]["value"]["stringValue"]
-                    for scope in resource["scopeSpans"]:
-                        collector.spans += [{**span, "service": service, "path": self.path} for span in scope["spans"]]
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture
