@@ -153,7 +153,6 @@ class SettlementSettings(msgspec.Struct, frozen=True, kw_only=True):
     backlog_patience_seconds: float = 2.0  # for records older than the sweep to be settled; else it closes nothing
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class MonitoringSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a process tells of itself: metrics and health on a port of its own, traces to a collector."""
 
@@ -164,6 +163,7 @@ class MonitoringSettings(msgspec.Struct, frozen=True, kw_only=True):
     unserved_seconds: float = 10.0  # a model that no worker lists for so long is warned of
 
 
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, by concern."""
 
     stores: StoreSettings = StoreSettings()
@@ -174,8 +174,8 @@ class MonitoringSettings(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings()
     admission: AdmissionSettings = AdmissionSettings()
     settlement: SettlementSettings = SettlementSettings()
-    log_level: str = "info"  # debug, info, warning or error
     monitoring: MonitoringSettings = MonitoringSettings()
+    log_level: str = "info"  # debug, info, warning or error
     log_json: bool = True  # false: readable text
     crash_point: str = ""  # for tests: die at this named point
 
