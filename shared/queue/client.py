@@ -105,10 +105,10 @@ class QueueClient:
         Raises DependencyUnavailable where Redis did not take it in time; it may be in the queue nevertheless.
         """
         give_up_at = asyncio.get_running_loop().time() + self._settings.enqueue_retry_seconds
-        arguments = (
-            job.request_id,
         if trace := tracing.current():
             job = msgspec.structs.replace(job, trace=trace)
+        arguments = (
+            job.request_id,
             self._format.write(job),
             job.lane,
             job.account_id,
