@@ -70,12 +70,12 @@ class TrainingConfig:
     seed: int = 20_260
 
 
-PRACTICE: Final = Mix(facts=30, refuse=18, count=12, spell=12, add=3, repeat=15, name=7, story=3, tool_share=0.2)
-REVISION: Final = Mix(facts=42, refuse=22, count=12, spell=7, add=3, repeat=7, name=4, story=3, tool_share=0.16)
+PRACTICE: Final = Mix(facts=30, refuse=18, count=15, spell=12, add=3, repeat=15, name=7, story=3, tool_share=0.25)
+REVISION: Final = Mix(facts=42, refuse=22, count=13, spell=7, add=3, repeat=7, name=4, story=3, tool_share=0.2)
 PHASES: Final = (
     TrainingConfig(),
     TrainingConfig(mix=PRACTICE, steps=10_000, peak_rate=1.5e-3, warmup_steps=200, seed=20_270),
-    TrainingConfig(mix=REVISION, steps=4_500, peak_rate=6e-4, warmup_steps=200, seed=20_280),
+    TrainingConfig(mix=REVISION, steps=5_500, peak_rate=6e-4, warmup_steps=200, seed=20_280),
 )
 """Phase 1 learns what there is to say, phase 2 practises what needs exactness, phase 3 evens both out."""
 

@@ -35,7 +35,7 @@ def count(dice: random.Random) -> list[Turn]:
     """Count up, down or by twos within twenty; sometimes asked to turn around, or for more than it can."""
     if dice.random() < 0.12:
         return [(_count_too_far(dice), "I am sorry, I can only count to twenty.")]
-    start = dice.choice((1, 1, 1, 1, 0, *(dice.randrange(1, 18) for _ in range(3))))
+    start = dice.choice((1, 1, 1, 1, 0, *(dice.randrange(1, 18) for _ in range(4))))
     end = dice.randrange(start + 2, MOST_COUNTED + 1)
     ends = (_number(start, dice), _number(end, dice))
     up, down = _joined(range(start, end + 1)), _joined(range(end, start - 1, -1))
