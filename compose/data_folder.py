@@ -35,12 +35,13 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of a running `up`; `role` is the subcommand, or `postgres`, `valkey`. `port` 0: it has none."""
+    """One process of a running `up`; `role` is the subcommand, or `postgres`, `valkey`. A port of 0: it has none."""
 
     role: str
     index: int
     pid: int
     port: int
+    metrics_port: int = 0  # of /metrics, /livez and /readyz
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):

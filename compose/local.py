@@ -23,7 +23,7 @@ from compose.chosen_model import choose_model
 from compose.data_folder import Credentials, DataFolder, ProcessEntry, Ready, write_private
 from compose.embedded import open_embedded
 from compose.errors import StartFailed
-from compose.ports import is_free
+from compose.ports import is_free, quiet_port
 from compose.provision import Provisioned, provision
 from compose.stopping import Stopping, StopRequested, stop_signals
 from compose.supervisor import OurProcess, Supervised, Supervisor
@@ -83,6 +83,7 @@ class Local:
         self._supervisor = Supervisor(changed=self._write_ready, say=say)
         self.stopping: Final = Stopping(self._supervisor.tick)
         self._provisioned: Provisioned | None = None
+        self._metrics_port = self._settings.monitoring.metrics_port  # of the next process; 0: any free one
         self._announced = False  # whether the ready-files stand
 
     def run(self) -> None:
@@ -166,6 +167,8 @@ class Local:
     def _process(
         self, role: str, index: int, variables: dict[str, str], *, stop_seconds: float, port: int = 0
     ) -> Supervised:
+        metrics_port = self._next_metrics_port()
+        variables = variables | {"INFERBASE_METRICS_PORT": str(metrics_port)}
         environment = inherited_environment() | environment_of(self._settings) | variables
         for name in UNKNOWN_TO.get(role, ()):
             environment.pop(name)
@@ -174,7 +177,13 @@ class Local:
             f"{role}-{index}", [sys.executable, "-P", "-m", "compose.cli", role], log=log, environment=environment
         )
         server = OurProcess(child, stop_seconds=stop_seconds + STOP_GRACE_SECONDS)
-        return Supervised(role, index, server, log=log, port=port)
+        return Supervised(role, index, server, log=log, port=port, metrics_port=metrics_port)
+
+    def _next_metrics_port(self) -> int:
+        if not self._metrics_port:
+            return quiet_port()
+        self._metrics_port += 1
+        return self._metrics_port - 1
 
     def _wait_until_ready(self) -> None:
         assert self._provisioned is not None
@@ -214,7 +223,9 @@ class Local:
             redis_url=self._settings.stores.redis_url,
             database_url=self._settings.stores.database_url,
             processes=tuple(
-                ProcessEntry(role=one.role, index=one.index, pid=one.server.pid, port=one.port)
+                ProcessEntry(
+                    role=one.role, index=one.index, pid=one.server.pid, port=one.port, metrics_port=one.metrics_port
+                )
                 for one in self._supervisor.all
             ),
         )

@@ -1,9 +1,11 @@
 """TCP ports on the loopback interface."""
 
+import random
 import socket
 from typing import Final
 
 LOOPBACK: Final = "127.0.0.1"
+QUIET_PORTS: Final = range(20_000, 32_000)  # below those that kernels give to outgoing connections
 
 
 def free_port() -> int:
@@ -12,6 +14,11 @@ def free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def quiet_port() -> int:
+    """Return a free port that no outgoing connection takes by chance before its server does, or while it restarts."""
+    return next(port for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)) if is_free(port))
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:

@@ -79,14 +79,17 @@ class OurProcess:
 
 
 class Supervised:
-    """One server under supervision. `port` 0: it has none."""
+    """One server under supervision. A port of 0: it has none."""
 
-    def __init__(self, role: str, index: int, server: Server, *, log: Path, port: int = 0) -> None:
+    def __init__(
+        self, role: str, index: int, server: Server, *, log: Path, port: int = 0, metrics_port: int = 0
+    ) -> None:
         self.role: Final = role
         self.index: Final = index
         self.server: Final = server
         self.log: Final = log
         self.port: Final = port
+        self.metrics_port: Final = metrics_port
         self.deaths = 0  # since it last lived for STEADY_SECONDS
         self.exit_code: int | None = None  # of the last death
         self.started_at = 0.0

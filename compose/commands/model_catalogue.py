@@ -1,5 +1,8 @@
 """`inferbase model …`"""
 
+import asyncio
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 CONTEXT_TOKENS_MOST = 10_000_000
 OPTION_CHARACTERS_MOST = 4096
+NOTICE_SECONDS_MOST = 3.0  # workers look at the catalogue each second
 
 app = noun("model", "Models: what can be asked for, at which price.")
 
@@ -93,6 +97,9 @@ def add(
     async def work(target: Target) -> dict[str, Any]:
         await add_model(target.connection, model)
         await mirror_catalogue(target.connection, target.redis)
+        if not await _is_served(target, model):
+            command = f"inferbase worker --engine {engine} --model {model.id}"
+            print(f"warning: no live worker lists {model.id}: start one by  {command}", file=sys.stderr)
         return next(_shown(row) for row in await list_models(target.connection) if row.id == model.id)
 
     print_one(with_target(data_dir, work), as_json)
@@ -107,6 +114,20 @@ def list_all(as_json: AsJson = None, data_dir: DataDir = DATA_DIR) -> None:
         return [_shown(row) for row in await list_models(target.connection)]
 
     print_list(with_target(data_dir, work), as_json)
+
+
+async def _is_served(target: Target, model: "Model") -> bool:
+    """Tell whether a live worker lists a model that was just added; one of its engine is given time to notice it."""
+    from shared.presence import read_all
+
+    give_up_at = time.monotonic() + NOTICE_SECONDS_MOST
+    while True:
+        workers = await read_all(target.redis)
+        if any(model.id in said.models and said.models[model.id].state != "draining" for said in workers):
+            return True
+        if time.monotonic() > give_up_at or not any(said.engine == model.engine for said in workers):
+            return False
+        await asyncio.sleep(0.1)
 
 
 def _checked_id(model_id: str) -> str:

@@ -18,6 +18,7 @@ from tests.journeys.local_product import LocalProduct, alive, run_cli
 
 Start = Callable[..., LocalProduct]
 GONE_SECONDS = 15.0
+DEMO_MODEL = Path(__file__).parents[2] / "infra" / "demo_model" / "inferbase-demo.gguf"
 
 
 @pytest.fixture
@@ -80,6 +81,11 @@ def test_the_ready_file_names_every_process(product: LocalProduct) -> None:
         ("settlement", 0, 0),
         ("janitor", 0, 0),
     ]
+    metrics_ports = [one["metrics_port"] for one in ready["processes"] if one["role"] not in ("postgres", "valkey")]
+    assert len(set(metrics_ports)) == len(ours)
+    for port in metrics_ports:
+        assert httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        assert "process_cpu_seconds_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
     assert ready["base_urls"] == [
         f"http://127.0.0.1:{port}/api/v1/inference" for port in (product.port, product.port + 1)
     ]
@@ -246,6 +252,15 @@ def test_accounts_keys_and_models_made_by_commands_work_at_once(product: LocalPr
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == 3
     assert product.cli("key", "list", account)["data"][0]["id"] == key["id"]
+
+
+@pytest.mark.parametrize(("engine", "warned"), [("simulator", False), ("llamacpp", True)])
+def test_adding_a_model_that_no_live_worker_lists_says_so(product: LocalProduct, engine: str, warned: bool) -> None:
+    options = ["--option", f"path={DEMO_MODEL}"] if engine == "llamacpp" else []
+    done = run_cli(product.data, "model", "add", f"lonely/{engine}", "--engine", engine, *options)
+
+    assert done.returncode == 0, done.stderr
+    assert (f"warning: no live worker lists lonely/{engine}" in done.stderr) is warned
 
 
 @pytest.mark.parametrize(
