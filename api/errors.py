@@ -132,7 +132,9 @@ def error_event(refusal: Refusal) -> bytes:
 def ending_error(end: End, request_id: str) -> Refusal:
     """Return the refusal that tells a client why its answer did not complete."""
     assert end.status != "completed"
-    code = end.code if end.code in _KINDS else "engine_error"
+    code = "request_cancelled" if end.code == "no_reader" else end.code
+    if code not in _KINDS:
+        code = "engine_error"
     return Refusal(
         end.message or f"The request ended early: {code}.",
         code=code,

@@ -33,6 +33,7 @@ async def stream(
     model: str = "sim/plain",
     leave_after: int | None = None,
     received: Received | None = None,
+    headers: dict[str, str] | None = None,
     **fields: object,
 ) -> Received:
     """Send one streamed completion and read it to its end, or leave after so many events."""
@@ -46,7 +47,7 @@ async def stream(
     }
     last, events = time.monotonic(), 0
     async with (
-        httpx.AsyncClient(timeout=120, headers={"Authorization": f"Bearer {key}"}) as client,
+        httpx.AsyncClient(timeout=120, headers={"Authorization": f"Bearer {key}", **(headers or {})}) as client,
         client.stream("POST", base_url + "/chat/completions", json=body) as answer,
     ):
         got.status = answer.status_code
