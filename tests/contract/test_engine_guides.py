@@ -143,10 +143,11 @@ async def test_free_text_is_free_where_no_call_is_required(name: str) -> None:
 
 
 async def test_a_form_comes_behind_the_text_that_it_is_to_come_after(name: str) -> None:
+    mark = "!" if name == "llamacpp" else "."  # what the demo model says to a greeting
     async with opened(name) as engine:
-        guide = EngineGuide(forms=(GuideForm("", '{"enum": [1, 2]}', ""),), param="response_format", after=".")
+        guide = EngineGuide(forms=(GuideForm("", '{"enum": [1, 2]}', ""),), param="response_format", after=mark)
 
-        before, after = (await guided(engine, guide, "Hello!")).split(".")
+        before, after = (await guided(engine, guide, "Hello!")).split(mark)
 
         assert json.loads(after) in (1, 2)
         assert before or name == "simulator"

@@ -73,7 +73,8 @@ def test_the_snippets_left_every_answer_in_the_books(product: LocalProduct) -> N
 
 
 def _snippet(language: str, product: LocalProduct) -> str:
-    found = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    use = (ROOT / "README.md").read_text().partition("## Use it")[2].partition("\n## ")[0]
+    found = re.findall(rf"```{language}\n(.*?)```", use, re.DOTALL)
     assert len(found) == 1
     assert found[0].count(BASE_URL) == 1
     assert found[0].count(KEY) == 1
