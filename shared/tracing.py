@@ -147,12 +147,14 @@ NO_SPAN: Final = _NoSpan(NO_TRACER, "", trace="", parent="", kind="internal", st
 async def open_tracer(settings: MonitoringSettings, *, role: str) -> AsyncIterator[Tracer]:
     """Yield a tracer that sends what ended each second, and what is left at the end.
 
-    Raises SettingsInvalid for an endpoint that is none. A collector that is away costs its spans and nothing else.
+    Raises SettingsInvalid for an endpoint or a ratio that is none. A collector that is away costs its spans and nothing else.
     """
     if not settings.otel_endpoint:
         yield NO_TRACER
         return
     url = _traces_url(settings.otel_endpoint)
+    if not 0 <= settings.otel_sample_ratio <= 1:
+        raise SettingsInvalid("INFERBASE_OTEL_SAMPLE_RATIO must be a number from 0 to 1")
     tracer = Tracer(on=True, sample_ratio=settings.otel_sample_ratio)
     sending = asyncio.get_running_loop().create_task(_send_always(tracer, url, role))
     try:

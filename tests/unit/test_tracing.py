@@ -122,3 +122,10 @@ async def test_an_endpoint_that_is_none_is_refused_at_the_start(endpoint: str) -
     with pytest.raises(SettingsInvalid, match="INFERBASE_OTEL_ENDPOINT"):
         async with open_tracer(MonitoringSettings(otel_endpoint=endpoint), role="api"):
             pass
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.5, float("nan")])
+async def test_a_sample_ratio_that_is_none_is_refused_at_the_start(ratio: float) -> None:
+    with pytest.raises(SettingsInvalid, match="INFERBASE_OTEL_SAMPLE_RATIO"):
+        async with open_tracer(MonitoringSettings(otel_endpoint="http://c:1", otel_sample_ratio=ratio), role="api"):
+            pass
