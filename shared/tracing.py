@@ -147,7 +147,7 @@ NO_SPAN: Final = _NoSpan(NO_TRACER, "", trace="", parent="", kind="internal", st
 async def open_tracer(settings: MonitoringSettings, *, role: str) -> AsyncIterator[Tracer]:
     """Yield a tracer that sends what ended each second, and what is left at the end.
 
-    Raises SettingsInvalid for an endpoint or a ratio that is none. A collector that is away costs its spans and nothing else.
+    Raises SettingsInvalid for an endpoint or a ratio that is none. A collector that is away costs its spans alone.
     """
     if not settings.otel_endpoint:
         yield NO_TRACER
