@@ -1,5 +1,6 @@
 """The wiring of the HTTP edge: which routes stand where. No logic."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from api.node import OpenNode, open_node
 from api.openapi.page import documentation
 from api.routes.admin import ADMIN_BASE, activate, create_deposit, deactivate, get_account, get_accounts, put_weight
 from api.routes.admin_models import delete_catalogue_model, get_catalogue, get_catalogue_model, put_catalogue_model
+from api.routes.answers import PATHS, cancel_answer, get_answer, stream_again
 from api.routes.chat import DECODERS, complete, completions
 from api.routes.credits import get_credits, get_transactions
 from api.routes.health import get_live, get_ready
@@ -28,6 +30,8 @@ from shared.settings import Settings
 BASES = ("/api/v1/inference", "/v1")
 ROUTES = (
     completions,
+    get_answer,
+    cancel_answer,
     get_models,
     get_model,
     get_credits,
@@ -44,16 +48,18 @@ ADMIN_ROUTES = (
     get_accounts,
     get_account,
     deactivate,
+    put_weight,
     activate,
     create_deposit,
     get_catalogue,
     get_catalogue_model,
-    put_weight,
     put_catalogue_model,
     delete_catalogue_model,
 )
 
 COMPLETIONS = {base + path: decode for base in BASES for path, decode in DECODERS.items()}
+
+STREAM_AGAIN = re.compile(rf"(?:{'|'.join(BASES)})(?:{'|'.join(PATHS)})/([^/]+)/stream")
 
 
 class Edge(Litestar):
@@ -66,6 +72,8 @@ class Edge(Litestar):
         decode = COMPLETIONS.get(scope.get("path", ""))
         if decode is not None:
             await complete(self.state.node, decode, scope, receive, send)
+        elif again := STREAM_AGAIN.fullmatch(scope.get("path", "")):
+            await stream_again(self.state.node, again[1], scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

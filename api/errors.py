@@ -42,6 +42,7 @@ _KINDS: Final[dict[str, tuple[int, str]]] = {
     "method_not_allowed": (405, _INVALID),
     "idempotency_key_reused": (409, _INVALID),
     "idempotency_in_progress": (409, _INVALID),
+    "request_running": (409, _INVALID),
     "request_cancelled": (409, _INVALID),
     "account_exists": (409, _INVALID),
     "transfer_exists": (409, _INVALID),
@@ -99,8 +100,8 @@ class HttpError(msgspec.Struct, frozen=True):
 def http_error(refusal: Refusal, *, allow: str = "") -> HttpError:
     """Return the whole response of a refusal; `allow` names the methods a 405 could have been."""
     status, kind = _KINDS.get(refusal.code, (500, _SERVER))
-    body = msgspec.json.encode(ErrorBody(ErrorObject(refusal.message, kind, refusal.param, refusal.code)))
     metrics.refused(refusal.code if refusal.code in _KINDS else "internal_error").inc()
+    body = msgspec.json.encode(ErrorBody(ErrorObject(refusal.message, kind, refusal.param, refusal.code)))
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),

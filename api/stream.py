@@ -20,11 +20,12 @@ from shared.openai.fold import fold_for
 from shared.openai.render import StreamRenderer
 from shared.openai.render_text import TextRenderer
 from shared.openai.request import CompletionRequest
+from shared.openai.resume import ResumableRenderer
 from shared.settings import ApiSettings
 from shared.wire import Chunk, End
 
 Headers = list[tuple[bytes, bytes]]
-Renderer = StreamRenderer | TextRenderer
+Renderer = StreamRenderer | TextRenderer | ResumableRenderer
 
 COLD: Final = frozenset({"model_loading", "model_unavailable"})
 
@@ -71,14 +72,14 @@ class Relay:
         await self._client.answer(200, [(b"content-type", b"application/json"), length, *self._headers], body)
         answer.delivered(self._seq, self.tokens)
 
-    async def stream(self, request: CompletionRequest) -> None:
-        """Send the answer as server-sent events."""
+    async def stream(self, request: CompletionRequest, *, after: int | None = None) -> None:
+        """Send the answer as server-sent events; with ids, and only what is behind seq `after`, where that is given."""
         answer = self._answer
         chunks = await answer.next(self._settings.status_hold_seconds)
         if answer.end is not None and answer.end.status != "completed" and chunks is not None and len(chunks) == 1:
             raise await self._ending(answer.end)
         await self._client.start(200, [*sse.HEADERS, *self._headers])
-        renderer = _renderer(answer, request)
+        renderer = _renderer(answer, request, after)
 
         def push(chunks: list[Chunk]) -> bool:
             if not self._client.writable:
@@ -139,15 +140,16 @@ class Relay:
         self._seq = chunks[-1].seq
 
 
-def _renderer(answer: Answer, request: CompletionRequest) -> Renderer:
+def _renderer(answer: Answer, request: CompletionRequest, after: int | None) -> Renderer:
     kind = TextRenderer if request.task.kind == "completion" else StreamRenderer
+    choices = request.sampling.choices * max(1, len(request.task.prompts))
     renderer = kind(
         answer.request_id,
         answer.created,
         answer.model,
         include_usage=request.include_usage,
-        choices=request.sampling.choices * max(1, len(request.task.prompts)),
+        choices=choices or None,
     )
     if request.service_tier is not None and isinstance(renderer, StreamRenderer):
         renderer.name_tier(request.service_tier)
-    return renderer
+    return renderer if after is None else ResumableRenderer(renderer, after=after)

@@ -28,6 +28,7 @@ from shared.idempotency import PastRuns
 from shared.limits import UNLIMITED, Grant, Limit, Limiter, Limits
 from shared.outbox import Outbox
 from shared.queue.client import CancelTarget, QueueClient
+from shared.quota import Quotas
 from shared.settings import Settings
 from shared.submission import Submission, admit, prepare, tokens_most
 from shared.wire import Job
@@ -45,6 +46,7 @@ logger = log.get_logger("dispatch")
 class _Cancel(NamedTuple):
     target: CancelTarget
     code: str
+    reader: str | None = None  # None: this node, which is obeyed as long as it is the request's reader; "": anybody
 
 
 class Dispatcher:
@@ -155,12 +157,26 @@ class Dispatcher:
         """Read the run of an earlier request. Asking counts as a request; tokens and slots are taken already."""
         limits = [Limit(limit.holder, limit.requests) for limit in submission.limits if limit.requests]
         grant = await self._limiter.acquire(run.request_id, limits)
+        return self.read_again(run, key_id=submission.key_id, quotas=grant.quotas)
+
+    def read_again(self, run: PastRun, *, key_id: str, quotas: Quotas | None = None) -> Answer:
+        """Return the answer of a request that was made before, from its begin; `key_id`: who reads now."""
         subscription = self._reader.subscribe(run.model, run.request_id)
         subscription.enqueued()
-        run = msgspec.structs.replace(run, key_id=submission.key_id)  # whoever reads must be allowed to
-        answer = Answer(self, run, subscription, quotas=grant.quotas)
+        answer = Answer(self, msgspec.structs.replace(run, key_id=key_id), subscription, quotas=quotas)
         self._live.add(answer)
         return answer
+
+    def cancel(self, run: PastRun) -> None:
+        """Cancel a request wherever it is: its owner asks for it."""
+        target = CancelTarget(
+            request_id=run.request_id,
+            account_id=run.account_id,
+            key_id=run.key_id,
+            model=run.model,
+            reserved_ms=run.reserved_ms,
+        )
+        self._cancels.put(run.request_id, _Cancel(target, "request_cancelled", reader=""))
 
     def check_deadline(self, job: Job | PastRun) -> None:
         """Raise BackendFailed where a request is past its last deadline: its worker and every janitor are silent."""
@@ -198,6 +214,7 @@ class Dispatcher:
         verdict = await self._queue.enqueue(job)
         self._crash.reach("after_enqueue")
         if verdict == "queue_full":
+            seconds = await self._queue.seconds_until_room(job.model, job.lane)
             raise BackendFailed(
                 f"The queue of {job.model} is full: retry later.", code="queue_full", retry_after_seconds=seconds
             )
@@ -214,7 +231,6 @@ class Dispatcher:
                 elif chunks[-1].end is not None:
                     return
         except BackendFailed as error:
-            seconds = await self._queue.seconds_until_room(job.model, job.lane)
             logger.info("run_lost", request_id=answer.request_id, code=error.code)
         finally:
             self._followed.pop(answer, None)
@@ -249,10 +265,13 @@ class Dispatcher:
         )
         self._cancels.put(job.request_id, _Cancel(target, code))
 
+    def _reader_of(self, cancel: _Cancel) -> str:
+        return self._node_id if cancel.reader is None else cancel.reader
+
     async def _send_cancels(self, cancels: Sequence[_Cancel]) -> None:
         """Send all; raise the first error of those that failed: the batch is sent again."""
         done = await asyncio.gather(
-            *[self._queue.cancel(one.target, code=one.code, reader=self._node_id) for one in cancels],
+            *[self._queue.cancel(one.target, code=one.code, reader=self._reader_of(one)) for one in cancels],
             return_exceptions=True,
         )
         for outcome in done:

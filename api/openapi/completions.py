@@ -100,8 +100,7 @@ def stream_operation(completion: Completion, *, security: list[Schema]) -> Schem
 
 
 def _events(shape: str) -> Schema:
-    return {
-        "type": "string",
+    return {  # without a type: tools take the schema for that of the stream, or of each of its events
         "description": f"Events whose data is a `{shape}`.{STREAM_NOTE}",
         "contentMediaType": "text/event-stream",
         "contentSchema": reference(shape),

@@ -70,7 +70,7 @@ def complete_document(app: Litestar, found: dict[str, Any], *, origin: str) -> S
     handlers = {handler.fn.__name__: handler for handler in _handlers(app)}
     base = origin + INFERENCE_BASE
     completer = _Completer(handlers, base)
-    paths = _completions({route.path_format for route in app.routes}, base)
+    paths = _completions(base)
     for path, item in found["paths"].items():
         for method, operation in item.items():
             for whole, shown in completer.complete(path, method, operation):
@@ -90,17 +90,17 @@ def complete_document(app: Litestar, found: dict[str, Any], *, origin: str) -> S
     }
 
 
-def _completions(served: set[str], base: str) -> dict[str, Schema]:
-    """Return the paths whose routes speak ASGI themselves, of those that are `served`."""
+def _completions(base: str) -> dict[str, Schema]:
+    """Return the paths whose routes speak ASGI themselves."""
     posting, reading = _security("completions"), _security("completions", method="get")
     paths: dict[str, Schema] = {}
-    again = {path: f"{INFERENCE_BASE}{path}/{{request_id}}/stream" for path in COMPLETIONS}
     for path, completion in COMPLETIONS.items():
-        resumable = again[path] in served
+        resumable = bool(completion.events)
         operation = completion_operation(completion, base=base, security=posting, resumable=resumable)
         paths[INFERENCE_BASE + path] = {"post": operation}
         if resumable:
-            paths[again[path]] = {"get": stream_operation(completion, security=reading)}
+            again = f"{INFERENCE_BASE}{path}/{{request_id}}/stream"
+            paths[again] = {"get": stream_operation(completion, security=reading)}
     return paths
 
 

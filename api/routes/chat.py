@@ -5,30 +5,25 @@ errors and shapes are the same functions as everywhere.
 """
 
 import asyncio
-import re
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
+import msgspec
 from litestar import asgi
 from litestar.types import Receive, Scope, Send
 
 from api.body import ClientLeft, check_json, linger, read_body, worth_stopping
 from api.client import Client
 from api.dependencies import identify
-from api.errors import HttpError, http_error, internal_error
+from api.errors import http_error, internal_error
 from api.exchange import Exchange, exchange_of
 from api.idempotency import idempotency_of
 from api.lanes import lane_of, patience_seconds
 from api.node import Node
-from api.rate_limits import quota_headers
+from api.respond import encoded, respond
 from api.scopes import check_model
-from api.sse import error as error_as_event
-from api.stream import Relay
-from shared import log
-from shared.answer import Answer
 from shared.database.api_keys import Principal
-from shared.errors import DependencyUnavailable, Refusal
+from shared.errors import Refusal
 from shared.openai.decode import decode_chat
 from shared.openai.decode_prompts import decode_completion, decode_embedding
 from shared.openai.request import CompletionRequest
@@ -43,11 +38,7 @@ DECODERS: Final[dict[str, Decode]] = {
     "/embeddings": decode_embedding,
 }
 LOOP_BODY_BYTES_MOST: Final = 64 * 1024  # larger ones are decoded in a thread
-IGNORED_NAMES_MOST: Final = 32
-IGNORED_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
-GOODBYE_SECONDS: Final = 0.5
-
-logger = log.get_logger("chat")
+RESUME_HEADER: Final = b"inferbase-resume"
 
 
 @asgi(list(DECODERS), copy_scope=False)
@@ -71,13 +62,17 @@ async def complete(node: Node, decode: Decode, scope: Scope, receive: Receive, s
         unread = False
         request = await _decode(node, decode, body)
         submission = await _submission(node, principal, request, headers)
+        resume = headers.get(RESUME_HEADER) == b"1"
+        if resume:
+            submission = msgspec.structs.replace(submission, resumable=True)
         with client:
-            await _complete(node, client, submission, request)
+            answer = await node.dispatcher.submit(submission)
+            await respond(node, client, answer, request, after=0 if resume and request.stream else None)
     except ClientLeft:
         return
     except Exception as error:  # the HTTP edge: whatever went wrong, the client gets our error shape
         refusal = error if isinstance(error, Refusal) else internal_error(error)
-        await _refuse(refusal, scope, receive, send, unread=unread)
+        await refuse(refusal, scope, receive, send, unread=unread)
 
 
 async def _read(settings: ApiSettings, headers: dict[bytes, bytes], exchange: Exchange, receive: Receive) -> bytes:
@@ -115,80 +110,13 @@ async def _submission(
     )
 
 
-async def _complete(node: Node, client: Client, submission: Submission, request: CompletionRequest) -> None:
-    """Submit and relay; nothing that is awaited here may be needed for tidying up."""
-    answer = await node.dispatcher.submit(submission)
-    relay = Relay(answer, client, node.settings.api, _headers(answer, request), waiting=node.waiting)
-    code: str | None = "client_left"
-    try:
-        if request.stream:
-            await relay.stream(request)
-        else:
-            await relay.fold(request)
-        code = None if answer.end is None else answer.end.code
-    except Exception as error:
-        refusal = error if isinstance(error, Refusal) else internal_error(error)
-        refusal.request_id, code = answer.request_id, refusal.code
-        refusal.quotas = answer.quotas
-        answer.fail(refusal.code)
-        if not client.started or not request.stream:
-            raise refusal from None
-        await client.write(error_as_event(refusal), more=False)
-    except asyncio.CancelledError:
-        if not client.gone:
-            answer.fail("dependency_unavailable")
-            await _say_stopping(client, request, answer.request_id)
-        raise
-    finally:
-        answer.close()
-        _tell(answer, request, relay, code)
-
-
-async def _say_stopping(client: Client, request: CompletionRequest, request_id: str) -> None:
-    """End a response honestly whose time to finish is over, since this process stops."""
-    stopping = DependencyUnavailable("This server is stopping: retry.", retry_after_seconds=1, request_id=request_id)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(GOODBYE_SECONDS):
-            if not client.started:
-                answer = http_error(stopping)
-                await client.answer(answer.status, _encoded(answer), answer.body)
-            elif request.stream:
-                await client.write(error_as_event(stopping), more=False)
-
-
-def _tell(answer: Answer, request: CompletionRequest, relay: Relay, code: str | None) -> None:
-    """Write the canonical line of a completion."""
-    logger.info(
-        "completion",
-        request_id=answer.request_id,
-        account_id=answer.job.account_id,
-        model=answer.model,
-        stream=request.stream,
-        code=code,
-        tokens=relay.tokens,
-    )
-
-
-async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send, *, unread: bool) -> None:
+async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send, *, unread: bool) -> None:
+    """Answer with an error, and with `unread` get rid of a body that is still on its way."""
     answer = http_error(refusal, allow="POST" if refusal.code == "method_not_allowed" else "")
-    headers = _encoded(answer)
+    headers = encoded(answer.headers)
     if unread:  # a body may still be on its way: read on for a moment, then close
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": unread})
     if unread:
         await linger(receive, send)
-
-
-def _encoded(answer: HttpError) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in answer.headers.items()]
-
-
-def _headers(answer: Answer, request: CompletionRequest) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-request-id", answer.request_id.encode())]
-    if answer.quotas is not None:
-        headers += [(name.encode(), value.encode()) for name, value in quota_headers(answer.quotas).items()]
-    if request.ignored:
-        names = [name for name in request.ignored if IGNORED_NAME.fullmatch(name)]
-        headers.append((b"x-inferbase-ignored", ", ".join(names[:IGNORED_NAMES_MOST]).encode()))
-    return headers

@@ -7,7 +7,7 @@ The log decides, the channel is only faster: a reader may lose any channel messa
 and in order.
 """
 
-from shared.channel.log import read_log
+from shared.channel.log import read_log, read_progress
 from shared.channel.node_beat import NodeBeat
 from shared.channel.reader import LogReader, open_log_reader
 from shared.channel.subscription import Push, Subscription
@@ -24,4 +24,5 @@ __all__ = [
     "Subscription",
     "open_log_reader",
     "read_log",
+    "read_progress",
 ]

@@ -19,6 +19,19 @@ def parse_entries(entries: LogEntries) -> list[Chunk]:
     return [decode_chunk(fields[b"c"]) for _, fields in entries]
 
 
+async def read_progress(redis: Redis, model: str, request_id: str) -> tuple[str | None, int]:
+    """Return the status of a request, None where it is forgotten, and the seq of its last chunk.
+
+    Raises DependencyUnavailable.
+    """
+    with redis_errors():
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.hget(keys.state(model, request_id), "status")
+            pipeline.xlen(keys.log(model, request_id))
+            status, seq = await pipeline.execute()
+    return (None if status is None else status.decode()), seq
+
+
 async def read_log(redis: Redis, model: str, request_id: str, *, after: int = 0) -> list[Chunk]:
     """Return every chunk behind seq `after`, in order; [] where the log is empty or gone.
 

@@ -132,7 +132,10 @@ async def list_open(
 
 
 class PastRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was made with an idempotency key, as whoever repeats it needs it. It runs on without a reader."""
+    """A request that was made, as whoever reads its answer again needs it. It runs on without this reader.
+
+    `body_hash` is empty where it was made without an idempotency key.
+    """
 
     request_id: str
     account_id: str
@@ -144,6 +147,21 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True):
     closed: bool
 
     resumable: ClassVar[bool] = True
+
+
+async def get_run(connection: Connection, account_id: str, request_id: str) -> PastRun | None:
+    """Return one request of this account, or None."""
+    row = await connection.fetchrow(
+        """
+        SELECT r.request_id, r.account_id, r.key_id, r.model, r.reserved_ms, r.deadline_ms,
+               coalesce(r.body_hash, '') AS body_hash, u.request_id IS NOT NULL AS closed
+          FROM requests r LEFT JOIN usage u ON u.request_id = r.request_id
+         WHERE r.account_id = $1 AND r.request_id = $2
+        """,
+        account_id,
+        request_id,
+    )
+    return None if row is None else PastRun(**row)
 
 
 async def find_run(connection: Connection, account_id: str, idempotency_key: str, *, now_ms: int) -> PastRun | None:

@@ -83,6 +83,8 @@ def turn_of(index: int, role: str, message: Message, marks: Marks | None) -> dic
         "role": role,
         "content": message.content if marks is None else marks.wrap(str(index), message.content),
     }
+    if message.name is not None:
+        turn["name"] = _inside(message.name, marks)
     if message.reasoning:
         turn["reasoning_content"] = message.reasoning if marks is None else marks.wrap(EXTRA, message.reasoning)
     if message.tool_calls:

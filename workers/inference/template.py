@@ -89,7 +89,7 @@ class ChatTemplate:
         """
         turns = [(self._role(message.role), message) for message in messages]
         plain = task is PLAIN_CHAT or (task.tool_use is None and task.reasoning_effort is None)
-        plain = plain and not any(message.tool_calls or message.reasoning for message in messages)
+        plain = plain and not any(message.tool_calls or message.reasoning or message.name for message in messages)
         if plain and self._kept is not None and all(_is_plain(message.content) for message in messages):
             return self._fill(self._kept, [(role, message.content) for role, message in turns])
         self._check(messages, task)
