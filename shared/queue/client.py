@@ -168,7 +168,9 @@ class QueueClient:
             async with asyncio.timeout(self._settings.enqueue_retry_seconds):
                 first = await self._redis.zrange(keys.queue(model, lane), 0, 0)
                 request_id = first[0].decode()[len(keys.job_id(model, "")) :] if first else ""
-                (found,) = await self._redis.hmget(keys.state(model, request_id), ["queued_ms"])
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    pipeline.hget(keys.state(model, request_id), "queued_ms")
+                    (found,) = await pipeline.execute()
         except REDIS_FAILED:
             return QUEUE_FULL_SECONDS
         if not found:

@@ -1,12 +1,14 @@
 """The claims that run in this process: their tasks, when their leases were renewed, and which of them are suspects."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
 from shared import log, metrics
 from shared.queue.claims import FENCE_LOST, Claim
+from shared.queue.room import Load
 
 logger = log.get_logger("queue")
 
@@ -54,6 +56,7 @@ class RunningClaims:
         self.completed = 0
         self._run_job = run_job
         self._by_id: dict[str, Running] = {}
+        self._loads: defaultdict[str, Load] = defaultdict(Load)  # by model
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -64,6 +67,10 @@ class RunningClaims:
     def get(self, request_id: str) -> Running | None:
         """Return the newest attempt of a request here."""
         return self._by_id.get(request_id)
+
+    def load(self, model: str) -> Load:
+        """Return how much of a model runs."""
+        return self._loads[model]
 
     def all(self) -> list[Running]:
         """Return every running claim."""
@@ -87,6 +94,7 @@ class RunningClaims:
                 self.suspects.add(request_id)
             task = running.task = loop.create_task(self._guarded(running))
             self.tasks[f"{request_id}:{claim.attempt}"] = task
+            self._count(claim, 1)
             task.add_done_callback(partial(self._end, running))
 
     async def _guarded(self, running: Running) -> None:
@@ -97,9 +105,17 @@ class RunningClaims:
             self.failed += 1
             logger.exception("run_failed", request_id=running.claim.job.request_id, attempt=running.claim.attempt)
 
+    def _count(self, claim: Claim, change: int) -> None:
+        load = self._loads[claim.job.model]
+        if claim.job.lane == "batch":
+            load.batch += change
+        else:
+            load.interactive += change
+
     def _end(self, running: Running, _: "asyncio.Task[None]") -> None:
         request_id = running.claim.job.request_id
         running.claim.cancel.forget()
+        self._count(running.claim, -1)
         self.tasks.pop(f"{request_id}:{running.claim.attempt}", None)
         if self._by_id.get(request_id) is running:
             del self._by_id[request_id]

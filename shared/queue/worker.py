@@ -26,7 +26,7 @@ from shared.queue.job_format import FUNCTION, JobFormat
 from shared.queue.keeper import Beat, Keeper
 from shared.queue.readers import ReaderWatch
 from shared.queue.reaper import Reaper
-from shared.queue.room import room_of
+from shared.queue.room import Room, room_of
 from shared.queue.running import Running, RunningClaims
 from shared.queue.scripts import REDIS_FAILED
 from shared.settings import QueueSettings
@@ -62,12 +62,12 @@ class LeasedWorker(Worker):
         models: Callable[[], Sequence[str]],
         run: Callable[[Claim], Awaitable[None]],
         free_slots: Callable[[str], int],
-        slots: Callable[[str], int] = lambda _: 1,
+        slots: Callable[[str], int] = lambda _: 0,
         crash: CrashPoints | None = None,
         clock: Clock | None = None,
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
-        """`slots`: in all, some of which batch jobs leave free; of one slot none is.
+        """`slots`: in all, some of which batch jobs leave free; 0: not known, none is.
 
         `on_drain`: an operator asks this worker to leave (`inferbase workers drain`).
         """
@@ -203,7 +203,7 @@ class LeasedWorker(Worker):
         left = deque(sorted(free, key=lambda model: model != self._last_woken))
         while left:
             model = left.popleft()
-            room = room_of(self._free_slots(model), self._slots(model), self._settings)
+            room = self._room(model)
             if room.most == 0:
                 continue
             claimed = await self._claimer.claim(model, room=room, held=held, wake=wake, wait_seconds=wait)
@@ -215,6 +215,11 @@ class LeasedWorker(Worker):
                 self._last_woken = next(each for each in free if keys.wake(each) == claimed.woken)
                 left = deque([self._last_woken] if self._last_woken != model else [])
         return more, suspects_wait
+
+    def _room(self, model: str) -> Room:
+        load, slots = self._running.load(model), self._slots(model)
+        peak = load.peak(self.loop.time()) if slots else 0
+        return room_of(self._free_slots(model), slots, self._settings, peak=peak, batch=load.batch)
 
     async def _beat_loop(self) -> None:
         while True:
