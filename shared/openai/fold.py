@@ -95,7 +95,7 @@ class _ChoicesFold:
 class ChatFold(_ChoicesFold):
     """Of a chat completion."""
 
-    def __init__(self, choices: int, service_tier: str | None = None) -> None:
+    def __init__(self, choices: int = 1, service_tier: str | None = None) -> None:
         super().__init__(choices)
         self._service_tier: str | UnsetType = UNSET if service_tier is None else service_tier
 

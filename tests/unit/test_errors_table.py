@@ -121,7 +121,7 @@ def test_an_event_tells_when_to_retry() -> None:
         ("key_revoked", 403),
         ("request_cancelled", 409),
         ("worker_lost", 502),
-        ("no_reader", 502),
+        ("no_reader", 409),
         ("never_heard_of", 502),
         (None, 502),
     ],
