@@ -13,6 +13,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Test files at once: most of them wait for processes of their own.
+JOBS ?= 3
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PACKAGES := api workers shared compose
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -25,8 +27,15 @@ up: $(VENV)/up.stamp
 
 test: $(VENV)/test.stamp node_modules/.package-lock.json check
 	@infra/system_packages.sh --missing
+ifeq ($(strip $(ARGS)),)
+	@echo "pytest, $(JOBS) files at a time"
+	@$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --ignore tests/chaos
+	@echo "pytest, one fault at a time"
+	@$(BIN)/python -m pytest -q tests/chaos
+else
 	@echo "pytest"
 	@$(BIN)/python -m pytest -q $(ARGS)
+endif
 
 check: $(VENV)/test.stamp
 	@echo "ruff check";  $(BIN)/ruff check --quiet .
