@@ -32,7 +32,7 @@ GRANT USAGE ON SCHEMA public TO inferbase_api, inferbase_settlement, inferbase_j
 -- request at no cost through settle_many.
 GRANT SELECT ON accounts, api_keys, key_budgets, users, sessions, models, requests, open_requests, usage, transfers,
     payment_events TO inferbase_api;
-GRANT INSERT (id, email, rpm, tpm, concurrency) ON accounts TO inferbase_api;
+GRANT INSERT (id, email, rpm, tpm, concurrency, weight) ON accounts TO inferbase_api;
 GRANT UPDATE (balance, held, transfer_count, active, has_budgets) ON accounts TO inferbase_api;
 GRANT INSERT (id, account_id, name, digest, prefix, rpm, tpm, concurrency, expires_at, scopes, allowed_models)
     ON api_keys TO inferbase_api;

@@ -140,10 +140,10 @@ async def _administer(cluster: Cluster, client: httpx.AsyncClient, account: str)
 
 async def _log_in(cluster: Cluster) -> None:
     browser = Browser(cluster.ports["api0"])
-    assert (await browser.register()).status_code == 201
-    assert (await browser.post(f"{AUTH}/refresh")).status_code == 200
-    assert (await browser.post(f"{AUTH}/logout")).status_code == 204
-    await browser.client.aclose()
+    async with browser.client:
+        assert (await browser.register()).status_code == 201
+        assert (await browser.post(f"{AUTH}/refresh")).status_code == 200
+        assert (await browser.post(f"{AUTH}/logout")).status_code == 204
 
 
 async def _forge(cluster: Cluster) -> None:

@@ -142,6 +142,7 @@ async def test_a_body_reaches_the_node_while_it_is_sent(tmp_path: Path) -> None:
             writer.write(b"}")
             status = await reader.readline()
             writer.close()
+            await writer.wait_closed()
 
     assert status.startswith(b"HTTP/1.1 200 ")
 
