@@ -145,11 +145,11 @@ class Cluster:
             )
         return account.id, raw
 
-    async def add_model(self, model_id: str = "sim/plain", **options: object) -> None:
-        """Add a simulator model with the given script."""
+    async def add_model(self, model_id: str = "sim/plain", *, engine: str = "simulator", **options: object) -> None:
+        """Add a simulator model with the given script, or one of another engine with its options."""
         model = Model(
             id=model_id,
-            engine="simulator",
+            engine=engine,
             context=int(str(options.pop("context", 8192))),
             prices=PRICES,
             options={name: str(value) for name, value in options.items()},

@@ -20,6 +20,10 @@ __all__ = ["cluster", "mortal_cluster", "mortal_ledger", "mortal_postgres", "mor
 class MortalValkey(Valkey):
     """A Valkey with a data folder that lasts, to be killed and started again."""
 
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
     def kill(self) -> None:
         """End it as a crash would: no last sync, no goodbye."""
         os.kill(self.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.presence import health
 from tests.cluster import Cluster, free_port
 from tests.streams import Received, stream
 
@@ -54,6 +55,13 @@ async def begin(
         assert not any(each.error for each in results), results
         await asyncio.sleep(0.01)
     return results, gathered
+
+
+async def workers_ready(cluster: Cluster, count: int, *, model: str = "sim/slow") -> None:
+    """Return once so many workers serve `model`."""
+    async with asyncio.timeout(60):
+        while (await health(cluster.redis, model)).workers < count:
+            await asyncio.sleep(0.02)
 
 
 async def counted(cluster: Cluster, name: str, metric: str, **labels: str) -> float:

@@ -2,9 +2,8 @@
 
 import asyncio
 import signal
-import time
 
-from tests.chaos.scenes import BRISK, assert_serves, begin, start, start_told
+from tests.chaos.scenes import assert_serves, begin, start, start_told
 from tests.cluster import PRICES, Cluster
 from tests.ledger import assert_clean, settled_usage
 from tests.streams import stream
