@@ -90,6 +90,16 @@ async def _complete(cluster: Cluster, client: httpx.AsyncClient, key: str) -> No
     for _ in range(2):
         answer = await client.post("/chat/completions", json=body, headers={"idempotency-key": "once"})
         assert answer.status_code == 200, answer.text
+    assert (await client.post("/chat/completions", json={**body, "service_tier": "flex"})).status_code == 200
+    # Left, taken up again, read once more, cancelled.
+    async with client.stream(
+        "POST", "/chat/completions", json={**body, "stream": True}, headers={"inferbase-resume": "1"}
+    ) as left:
+        completion = left.headers["x-request-id"]
+    again = await client.get(f"/chat/completions/{completion}/stream", params={"after": 0})
+    assert again.text.rstrip().endswith("data: [DONE]"), again.text
+    assert (await client.get(f"/chat/completions/{completion}")).status_code == 200
+    assert (await client.post(f"/chat/completions/{completion}/cancel")).status_code < 500
     # Cancelled while it waits; over its patience; asked after.
     absent = {**body, "model": "sim/absent", "stream": True}
     await client.get("/models/sim/absent/health")
