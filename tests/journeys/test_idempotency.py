@@ -123,7 +123,8 @@ async def test_another_body_and_a_forgotten_answer_are_refused_by_name(pair: Clu
 
 async def test_a_run_that_failed_free_of_charge_is_made_anew(pair: Cluster) -> None:
     await pair.add_model("sim/broken", fail_before_first_token=1, tokens=4)
-    await pair.wait_ready("sim/broken")
+    for node in ("api0", "api1"):
+        await pair.wait_ready("sim/broken", node=node)
     _, key = await pair.add_account()
 
     tries = [await send(pair, number, key, "order 10", model="sim/broken") for number in range(2)]
