@@ -13,6 +13,7 @@ from tests.cluster import free_port
 from tests.deploy import nodes
 from tests.deploy.nodes import FakeNode, open_node
 from tests.deploy.proxy import Proxy, configuration, exchange, open_proxy, tool
+from tests.deploy.test_proxy_corpus import CORPUS
 
 HOST = b"Host: api.example.com\r\n"
 ASK = b"POST /v1/chat/completions HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n{}"
@@ -169,6 +170,16 @@ async def test_every_route_of_the_product_is_passed_on(path: str, passing: tuple
 
     assert answer.status == 200
     assert node.heads[-1].startswith(b"GET " + path.encode())
+
+
+async def test_nothing_that_is_refused_reaches_a_node(passing: tuple[Proxy, FakeNode]) -> None:
+    proxy, node = passing
+
+    for sent, _ in CORPUS.values():
+        await exchange(proxy.port, sent)
+
+    assert all(head.startswith((b"GET /v1/models HTTP/1.1\r\n", b"POST /v1/chat/")) for head in node.heads), node.heads
+    assert len(node.heads) <= 2  # the one with bare line feeds, made whole, and the begun body with a bad chunk
 
 
 async def test_health_checks_ask_a_port_of_their_own(passing: tuple[Proxy, FakeNode]) -> None:
