@@ -18,6 +18,7 @@ FOLDER: Final = ROOT / "infra" / "proxy"
 PATH: Final = f"{os.environ['PATH']}:/usr/sbin"
 HOSTS: Final = "127.0.0.1 localhost api.example.com"
 START_SECONDS: Final = 10.0
+STARTS_MOST: Final = 3
 
 
 class Proxy(NamedTuple):
@@ -76,25 +77,30 @@ def configuration(folder: Path, nodes: Sequence[int], *, trusted: str = "unix:")
 @contextmanager
 def open_proxy(folder: Path, nodes: Sequence[int], *, trusted: str = "unix:") -> Iterator[Proxy]:
     """Yield nginx before API nodes on these ports, and end it."""
-    file, port, status_port = configuration(folder, nodes, trusted=trusted)
-    with (folder / "nginx.log").open("ab") as log:
-        process = subprocess.Popen(
-            [tool("nginx"), "-c", str(file), "-g", "daemon off;"], stdout=log, stderr=log, start_new_session=True
-        )
+    for _ in range(STARTS_MOST):
+        file, port, status_port = configuration(folder, nodes, trusted=trusted)
+        with (folder / "nginx.log").open("ab") as log:
+            process = subprocess.Popen(
+                [tool("nginx"), "-c", str(file), "-g", "daemon off;"], stdout=log, stderr=log, start_new_session=True
+            )
+        if _is_up(process, folder):
+            break
+    assert process.poll() is None, (folder / "nginx.log").read_text()
     try:
-        _wait_until_up(process, folder)
         yield Proxy(port, status_port, process.pid, folder)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
 
 
-def _wait_until_up(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Return once its pid file is written, which is after its sockets listen."""
+def _is_up(process: "subprocess.Popen[bytes]", folder: Path) -> bool:
+    """Tell whether it started: its pid file is written once its sockets listen. A port may be taken meanwhile."""
     deadline = time.monotonic() + START_SECONDS
-    while not (folder / "nginx.pid").exists():
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "nginx.log").read_text()
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "nginx.pid").exists():
+            return True
         time.sleep(0.01)
+    return False
 
 
 class Answer(NamedTuple):
