@@ -54,6 +54,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     resumable: bool = False  # runs on without a reader; with an idempotency key always
     idempotency: Idempotency | None = None
     task: Task = PLAIN_CHAT
+    bounds: Sequence[int] = ()  # as of prompt_bounds, where they were found beside the event loop
 
 
 def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, now_ms: int) -> tuple[Job, Reserve]:
@@ -67,7 +68,7 @@ def prepare(submission: Submission, settings: QueueSettings, *, node_id: str, no
             code="context_length_exceeded",
             param="max_tokens",
         )
-    bounds = prompt_bounds(model, submission.messages, submission.task)
+    bounds = submission.bounds or prompt_bounds(model, submission.messages, submission.task)
     bound = sum(bounds)
     most = _completion_most(submission)
     hold_full = _hold(submission, bounds, most)
@@ -134,7 +135,7 @@ def tokens_most(submission: Submission) -> int:
         return 0
     model, sampling = submission.model, submission.sampling
     most = 0 if submission.task.kind == "embedding" else _completion_most(submission)
-    bounds = prompt_bounds(model, submission.messages, submission.task)
+    bounds = submission.bounds or prompt_bounds(model, submission.messages, submission.task)
     return sum(min(bound + sampling.choices * most, sampling.choices * model.context) for bound in bounds)
 
 
@@ -166,7 +167,7 @@ class _BytesMost:
 
     Slice by slice: normalising sorts a run of combining marks in quadratic time, 3 s for 80,000 of them. The sum is
     still a bound, since no composition across a seam has more bytes than its parts. What lies beyond
-    EXACT_CHARACTERS_MOST gets a bound that takes no time: this runs on the event loop, 100 ms for 2 MiB of marks.
+    EXACT_CHARACTERS_MOST gets a bound that takes no time: 2 MiB of marks would hold the interpreter for 100 ms.
     """
 
     def __init__(self) -> None:

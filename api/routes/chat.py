@@ -6,6 +6,7 @@ errors and shapes are the same functions as everywhere.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -28,7 +29,7 @@ from shared.openai.decode import decode_chat
 from shared.openai.decode_prompts import decode_completion, decode_embedding
 from shared.openai.request import CompletionRequest
 from shared.settings import ApiSettings
-from shared.submission import Submission, limits_of
+from shared.submission import Submission, limits_of, prompt_bounds
 
 Decode = Callable[[bytes], CompletionRequest]
 
@@ -65,6 +66,8 @@ async def complete(node: Node, decode: Decode, scope: Scope, receive: Receive, s
         resume = headers.get(RESUME_HEADER) == b"1"
         if resume:
             submission = msgspec.structs.replace(submission, resumable=True)
+        if len(body) > LOOP_BODY_BYTES_MOST:
+            submission = await _bounded(node, submission)
         with client:
             answer = await node.dispatcher.submit(submission)
             await respond(node, client, answer, request, after=0 if resume and request.stream else None)
@@ -85,6 +88,13 @@ async def _decode(node: Node, decode: Decode, body: bytes) -> CompletionRequest:
     if len(body) <= LOOP_BODY_BYTES_MOST:
         return decode(body)
     return await asyncio.get_running_loop().run_in_executor(node.decoders, decode, body)
+
+
+async def _bounded(node: Node, submission: Submission) -> Submission:
+    """Return `submission` with the bounds of its prompts, which take long where a long text is not ASCII."""
+    bound = partial(prompt_bounds, submission.model, submission.messages, submission.task)
+    bounds = await asyncio.get_running_loop().run_in_executor(node.decoders, bound)
+    return msgspec.structs.replace(submission, bounds=bounds)
 
 
 async def _submission(
