@@ -17,6 +17,7 @@ from shared.presence import Health
 from shared.settings import ApiSettings
 
 FRESH_SECONDS: Final = 2.0
+UNMEASURED_SECONDS: Final = 300.0  # patience with a load of which nobody knows how long it takes
 ASK_SECONDS_MOST: Final = 1.0
 KEPT_MOST: Final = 4096  # models
 
@@ -42,8 +43,11 @@ class WaitingRoom:
     async def patience_seconds(self, model: str, settings: ApiSettings) -> float:
         """Return how long a stream waits for a worker unless its client says otherwise: twice what a load takes."""
         await self.look(model)
-        wait_seconds = 2 * (self.eta_seconds(model) or 0)
-        return min(settings.patience_seconds_most, max(settings.stream_patience_seconds, float(wait_seconds)))
+        wait_seconds: float = 2 * (self.eta_seconds(model) or 0)
+        known = self._known.get(model)
+        if known is not None and known.health.status == "loading" and not known.health.measured:
+            wait_seconds = max(wait_seconds, UNMEASURED_SECONDS)
+        return min(settings.patience_seconds_most, max(settings.stream_patience_seconds, wait_seconds))
 
     def eta_seconds(self, model: str) -> int | None:
         """Return in how many seconds the model is likely to be ready; None where nobody knows."""

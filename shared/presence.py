@@ -60,6 +60,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     eta_seconds: int | None
     queue_depth: int
     workers: int
+    measured: bool = True  # the ETA rests on an earlier load, and is no guess
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -131,7 +132,7 @@ async def health(redis: Redis, model: str, *, clock: Clock | None = None) -> Hea
     )
     if found.status != "ready":
         await ask_for(redis, model)
-    return found
+    return found if load_time is not None else msgspec.structs.replace(found, measured=False)
 
 
 def judge(model: str, said: list[ModelPresence], *, queue_depth: int, load_seconds: float, now_ms: int) -> Health:
@@ -143,7 +144,8 @@ def judge(model: str, said: list[ModelPresence], *, queue_depth: int, load_secon
         status, eta_seconds = "ready", 0
     elif working:
         waited_ms = max((now_ms - one.loading_since_ms for one in working if one.loading_since_ms), default=0)
-        status, eta_seconds = "loading", max(1, math.ceil(load_seconds - waited_ms / 1000))
+        left_seconds = load_seconds - waited_ms / 1000
+        status, eta_seconds = "loading", max(1, math.ceil(abs(left_seconds)))  # late: as late again
     return Health(model=model, status=status, eta_seconds=eta_seconds, queue_depth=queue_depth, workers=len(working))
 
 

@@ -140,7 +140,7 @@ async def test_asking_after_a_ready_model_is_no_demand(redis: Redis) -> None:
         ([ready(last_step_ms=NOW_MS - 61_000)], "loading", 30, 1),
         ([ready(last_step_ms=0)], "loading", 30, 1),
         ([ModelPresence(state="loading")], "loading", 30, 1),
-        ([ModelPresence(state="loading", loading_since_ms=NOW_MS - 90_000)], "loading", 1, 1),
+        ([ModelPresence(state="loading", loading_since_ms=NOW_MS - 90_000)], "loading", 60, 1),
         ([ModelPresence(state="loading"), ready()], "ready", 0, 2),
     ],
 )

@@ -44,6 +44,13 @@ async def test_a_stream_waits_twice_as_long_as_a_load_takes(eta: int | None, pat
     assert await backend.room.patience_seconds("m", ApiSettings()) == patience
 
 
+async def test_a_first_load_is_given_time() -> None:
+    backend = Backend()
+    backend.health = Health(model="m", status="loading", eta_seconds=30, queue_depth=1, workers=1, measured=False)
+
+    assert await backend.room.patience_seconds("m", ApiSettings()) == 300
+
+
 async def test_a_waiting_stream_is_told_its_place_and_when_the_model_is_there() -> None:
     backend = Backend()
 
