@@ -266,8 +266,14 @@ class LeasedWorker(Worker):
         if self._draining:
             await self._keeper.release_claims(claims)
             return
+        models = self._models()  # one may have been closed while its jobs were on their way here
+        homeless = [claim for claim in claims if claim.close is None and claim.job.model not in models]
+        if homeless:
+            claims = [claim for claim in claims if claim.close is not None or claim.job.model in models]
         self._running.start(claims, lost=FENCE_LOST)
         await asyncio.sleep(0)  # each run takes its slot before anybody counts free ones
+        if homeless:
+            await self._keeper.release_claims(homeless)
 
     async def _wait_for_slot(self) -> None:
         self._running.freed.clear()

@@ -73,7 +73,7 @@ async def test_a_freed_slot_takes_the_next_job_without_a_poll(rig: Rig, redis: R
 
 
 async def test_one_job_wakes_one_of_two_idle_workers(rig: Rig, redis: Redis) -> None:
-    turns = [0, 0]  # of each worker's claim loop, which asks for its models once in each
+    turns = [0, 0]  # of each worker's claim loop, which asks for its models once in each, and again where jobs came
     first, second = Runs(), Runs()
 
     def models(number: int) -> list[str]:
@@ -91,7 +91,7 @@ async def test_one_job_wakes_one_of_two_idle_workers(rig: Rig, redis: Redis) -> 
 
         await until(lambda: first.claims or second.claims)
         await blocked_clients(redis, 2)
-        assert sorted(turns) == [1, 2]
+        assert sorted(turns) == [1, 3]
         assert len(first.claims) + len(second.claims) == 1
 
 
@@ -105,6 +105,23 @@ async def test_a_worker_of_two_models_wakes_for_either(rig: Rig, redis: Redis) -
         await until(lambda: len(runs.claims) == 2)
 
     assert [claim.job.model for claim in runs.claims] == ["org/other", MODEL]
+
+
+async def test_a_job_whose_model_was_closed_while_it_was_claimed_goes_back(rig: Rig, redis: Redis) -> None:
+    runs, held = Runs(), [MODEL]
+    async with open_worker(redis, runs, settings=SLOW_POLL, models=lambda: list(held)):
+        await blocked_clients(redis, 1)
+        held.clear()
+        job = await rig.enqueue()
+
+        async def is_back() -> bool:
+            state = await rig.state(job)
+            return (state["status"], state["attempt"]) == ("queued", "1")
+
+        await until(is_back)
+
+    claim = await rig.claim_one("own_other")
+    assert (runs.claims, claim.attempt, claim.deaths, claim.close) == ([], 2, 0, None)
 
 
 async def test_a_lost_wake_token_costs_at_most_a_poll(rig: Rig, redis: Redis) -> None:
