@@ -52,7 +52,7 @@ def drain(
         deadline = time.monotonic() + SEEN_SECONDS_MOST
         while time.monotonic() < deadline:
             state = (await _states(target)).get(worker, {"gone"})
-            if "ready" not in state and "loading" not in state:
+            if state <= {"draining", "gone"}:  # one that could load a model (cold) still takes requests
                 return {"worker": worker, "state": "gone" if state == {"gone"} else "draining"}
             await asyncio.sleep(0.1)
         raise CommandFailed(f"the worker {worker} was told to drain and does not say that it does")
@@ -69,7 +69,8 @@ async def _states(target: Target) -> dict[str, set[str]]:
 def _rows(presence: "Presence") -> list[dict[str, Any]]:
     about = {"worker": presence.owner, "engine": presence.engine}
     if not presence.models:
-        return [{**about, "model": None, "state": "empty", "slots": 0, "slots_free": 0, "load_seconds": None}]
+        nothing = {"slots": 0, "slots_free": 0, "load_seconds": None, "load_progress": None}
+        return [{**about, "model": None, "state": "empty", **nothing}]
     return [
         {
             **about,
