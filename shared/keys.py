@@ -37,6 +37,7 @@ A job id is `{model}:request_id`; the queue keeps arq's own prefixes.
 from typing import Final
 
 LANES: Final = ("interactive", "batch")
+DEAD_LETTERS_OF_ALL: Final = "dead-letters:{*}"  # for SCAN
 SUSPECTS: Final = "suspects"  # third name of `queue`: jobs whose worker died, claimed before both lanes
 
 CATALOGUE: Final = "inferbase:catalogue"
@@ -109,6 +110,11 @@ def settlement(model: str) -> str:
 def dead_letters(model: str) -> str:
     """Return where records go that cannot be settled."""
     return f"dead-letters:{{{model}}}"
+
+
+def model_of_dead_letters(name: bytes) -> str:
+    """Return the model of a name that DEAD_LETTERS_OF_ALL matches."""
+    return name.decode().removeprefix("dead-letters:{").removesuffix("}")
 
 
 def tombstone(model: str, request_id: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from compose.commands import dead_letters
 from compose.commands.output import AsJson, print_one
 from compose.commands.target import DATA_DIR, DataDir, settings_of
 from shared.settings import Settings
@@ -18,8 +19,12 @@ ENGINE_HELP: Final = "Engine of this worker: llamacpp, simulator or tensorrt. De
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (api, worker, settlement, janitor, migrate):
+    for command in (api, worker, janitor, migrate):
         app.command()(command)
+    group = typer.Typer(name="settlement", rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(settlement)
+    group.add_typer(dead_letters.app)
+    app.add_typer(group)
 
 
 def api(
@@ -74,11 +79,18 @@ def worker(
     _run("worker", data_dir, serve, chosen)
 
 
-def settlement(data_dir: DataDir = DATA_DIR) -> None:
+def settlement(context: typer.Context, data_dir: DataDir = DATA_DIR) -> None:
     """Run one settlement worker, which charges for answers.
 
     In the foreground, until Ctrl-C. It turns finished requests into usage rows and charges, from Redis to Postgres.
+    With `dead-letters` nothing is run: see what had to be set aside, and put it back.
     """
+    if context.invoked_subcommand is not None:
+        if data_dir != DATA_DIR:
+            raise typer.BadParameter(
+                f"it belongs behind the command: settlement {context.invoked_subcommand} … --data-dir"
+            )
+        return
     from workers.settlement.worker import serve
 
     _run("settlement", data_dir, serve)

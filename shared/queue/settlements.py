@@ -14,11 +14,14 @@ from redis import exceptions as redis_exceptions
 
 from shared import keys, log
 from shared.connections import Redis, redis_errors
+from shared.queue.scripts import Script, script_keys
 from shared.settings import SettlementSettings
 
 DEAD_LETTERS_MOST: Final = 10_000
 PRUNE_SECONDS: Final = 60.0
 IDLE_CONSUMERS: Final = 20  # times `settle_idle_ms` after which a consumer with nothing pending is removed
+
+_REPLAY: Final = Script("replay")
 
 logger = log.get_logger("settlements")
 
@@ -40,6 +43,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     kind: str
     reason: str
+    of: str  # a job's request id, a record's entry id in the settlement queue
     dead_ms: int  # Unix milliseconds
 
 
@@ -104,27 +108,33 @@ class SettlementQueue:
                 pipeline.xdel(stream, record.entry_id)
                 await pipeline.execute()
 
-    async def dead_letters(self, model: str, *, most: int = 100) -> list[DeadLetter]:
-        """Return the oldest dead letters of a model. Raises DependencyUnavailable."""
+    async def dead_letters(
+        self, model: str, *, most: int = 100, first: bytes = b"-", last: bytes = b"+"
+    ) -> list[DeadLetter]:
+        """Return the oldest dead letters of a model, of entry ids `first` to `last`. Raises DependencyUnavailable.
+
+        Ids are as XRANGE takes them: `-` and `+` are the ends, `(` in front leaves the id itself out.
+        """
         with redis_errors():
-            entries = await self._redis.xrange(keys.dead_letters(model), count=most)
+            entries = await self._redis.xrange(keys.dead_letters(model), min=first, max=last, count=most)
         return [_dead_letter(model, entry_id, fields) for entry_id, fields in entries]
 
+    async def newest_dead_letter(self, model: str) -> bytes | None:
+        """Return the entry id of a model's newest dead letter; None without any. Raises DependencyUnavailable."""
+        with redis_errors():
+            entries = await self._redis.xrevrange(keys.dead_letters(model), count=1)
+        return entries[0][0] if entries else None
+
     async def replay(self, model: str, entry_ids: Sequence[bytes]) -> int:
-        """Put dead letters of kind finish back into the queue; return how many. Raises DependencyUnavailable."""
-        replayed = 0
-        for entry_id in entry_ids:
-            with redis_errors():
-                entries = await self._redis.xrange(keys.dead_letters(model), min=entry_id, max=entry_id)
-                letters = [_dead_letter(model, found_id, fields) for found_id, fields in entries]
-                if not letters or letters[0].kind != "finish":
-                    continue
-                async with self._redis.pipeline(transaction=True) as pipeline:
-                    pipeline.xadd(keys.settlement(model), {"f": letters[0].payload})
-                    pipeline.xdel(keys.dead_letters(model), entry_id)
-                    await pipeline.execute()
-            replayed += 1
-        return replayed
+        """Put dead letters of kind finish back into the queue; return how many. Raises DependencyUnavailable.
+
+        Safe to repeat: a letter leaves in the step that puts its record back, and a record is charged once.
+        """
+        if not entry_ids:
+            return 0
+        names = (*script_keys(model), keys.dead_letters(model), keys.settlement(model))
+        with redis_errors():
+            return int(await _REPLAY.run(self._redis, names, (keys.job_id(model, ""), *entry_ids)))
 
     async def backlog(self, models: Sequence[str]) -> int:
         """Return how many records are not acknowledged, read or not. Raises DependencyUnavailable."""
@@ -236,8 +246,9 @@ def _dead_letter(model: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Dea
         model=model,
         entry_id=entry_id,
         payload=fields.get(b"f", b""),
-        kind=fields.get(b"kind", b"finish").decode(),
+        kind=fields.get(b"kind", b"finish").decode(errors="replace"),
         reason=fields.get(b"reason", b"").decode(errors="replace"),
+        of=fields.get(b"of", b"").decode(errors="replace"),
         dead_ms=_made_ms(entry_id),
     )
 

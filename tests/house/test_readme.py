@@ -32,11 +32,13 @@ def test_every_command_that_is_named_exists() -> None:
     from compose.cli import app
 
     known = get_command(app).commands  # type: ignore[attr-defined]
-    named = re.findall(
-        r"inferbase (up|[a-z]+)(?: ([a-z]+))?", " ".join(re.findall(r"`(inferbase [^`]+)`", README.read_text()))
-    )
+    said = "\n".join(re.findall(r"`(inferbase [^`]+)`", README.read_text()))
+    named = re.findall(r"inferbase ([a-z]+)(?: ([a-z][a-z-]*)(?: ([a-z]+))?)?", said)
 
-    for name, verb in named:
+    for name, *verbs in named:
         assert name in known
-        verbs = getattr(known[name], "commands", {})
-        assert not verbs or not verb or verb in verbs
+        command = known[name]
+        for verb in filter(None, verbs):
+            known_verbs = getattr(command, "commands", {})
+            assert not known_verbs or verb in known_verbs
+            command = known_verbs.get(verb)
