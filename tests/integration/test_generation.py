@@ -139,6 +139,18 @@ async def test_a_scripted_call_is_told_from_text(product: Product) -> None:
     assert said.finish_reason == "tool_calls"
 
 
+@only_simulator
+@pytest.mark.parametrize("text", ["a <", "a <tool_call>{", "no "])
+async def test_a_stop_string_swallows_nothing_before_it_that_could_have_become_a_call(
+    product: Product, text: str
+) -> None:
+    task = Task(tool_use=ToolUse(TOOLS))
+
+    body = await product.body(await product.run(f"Say exactly: {text}END more", task, stop=("END",)))
+
+    assert (body.choices[0].message.content, body.choices[0].finish_reason) == (text, "stop")
+
+
 @only_llamacpp
 async def test_log_probabilities_are_one_for_each_token(product: Product) -> None:
     job = await product.run("What is Inferbase?", top_logprobs=2, max_tokens=12)

@@ -51,7 +51,14 @@ def test_where_a_text_is_cut_never_matters(text: str, size: int, parallel: bool)
 
 @pytest.mark.parametrize(
     "text",
-    ["a < b", "<tool_calls>", "<tool_call>not JSON</tool_call>", "<tool_call>[1]</tool_call> x", '<tool_call>{"name":'],
+    [
+        "a < b",
+        "<tool_calls>",
+        "<tool_call>not JSON</tool_call>",
+        "<tool_call>[1]</tool_call> x",
+        "a \n<tool_call>b",
+        '<tool_call>{"name":',
+    ],
 )
 def test_what_is_no_call_stays_text(text: str) -> None:
     assert run(cut(text, 3)) == (text, [])

@@ -47,7 +47,7 @@ class Choice:
         self._rich = reasoning is not None or tools is not None
         self._answer = AnswerStream(self._text, reasoning=reasoning, tools=tools)
         # whether any token may end it, which takes a task to see to
-        self.may_stop: Final = bool(stops) or (tools is not None and not tools.parallel)
+        self.may_stop: Final = bool(stops) or (tools is not None and tools.single)
 
     @property
     def stopped(self) -> bool:

@@ -127,8 +127,8 @@ class Generation:
             return False
         reason: FinishReason = "stop"
         if not choice.stopped:
-            said = joined(said, choice.finish())
             reason = delta.finish_reason or "stop"
+        said = joined(said, choice.finish())  # behind a stop string nothing comes, but before it much may be held back
         await self._end(choice, said, delta.token_ids, choice.ending(reason))
         return True
 

@@ -58,8 +58,10 @@ class ToolCallStream:
         self._request_id = request_id
         self._choice = choice
         self.parallel = parallel
+        self.single: Final = not (parallel and form.end)  # the first call ends the answer
         self._state: Literal["text", "head", "arguments", "tail", "plain", "done"] = "text" if form.begin else "head"
         self._held = ""
+        self._gap = ""  # whitespace before the present begin: content, should no call follow
         self._sought = 0
         self._depth = 0
         self._in_string = False
@@ -97,14 +99,15 @@ class ToolCallStream:
         if self._state == "text":
             return held if not self.calls or held.strip() else ""
         if self._state == "head":
-            return self._form.begin + held
+            return self._gap + self._form.begin + held
         return ""
 
     def _take_text(self, said: list[str]) -> None:
         begin = self._form.begin
         at = self._held.find(begin)
         if at >= 0:
-            before, self._held = self._held[:at].rstrip(), self._held[at + len(begin) :]
+            before = self._held[:at].rstrip()
+            self._gap, self._held = self._held[len(before) : at], self._held[at + len(begin) :]
             if before:
                 said.append(before)
             self._state = "head"
@@ -129,14 +132,14 @@ class ToolCallStream:
             inside, self._held = self._held[:at], self._held[at + len(end) :]
             call = _whole_call(inside, self._form.arguments_key)
             if call is None:
-                said.append(self._form.begin + inside + end)
+                said.append(self._gap + self._form.begin + inside + end)
                 self._state = "text"
             else:
                 deltas.append(self._new_call(*call))
                 self._end_call()
         elif self._is_no_call():
             cut = (CALL_CHARACTERS_MOST if end else HEAD_CHARACTERS_MOST) + 1
-            said.append(self._form.begin + self._held[:cut])
+            said.append(self._gap + self._form.begin + self._held[:cut])
             self._held, self._sought = self._held[cut:], 0
             self._state = "text" if end else "plain"
 
