@@ -7,7 +7,10 @@ import asyncpg
 import pytest
 import redis as redis_client
 
-from shared.connections import Database
+from shared import keys
+from shared.connections import Database, open_redis
+from shared.queue.settlements import SettlementQueue
+from shared.settings import SettlementSettings, StoreSettings
 from tests.deploy.guarded import grant, open_guarded, use_everything
 from tests.deploy.stores import DATABASE_PROCESSES, ROLES, GuardedValkey, open_guarded_valkey, url_as
 from tests.ledger import assert_clean
@@ -152,6 +155,19 @@ def test_a_script_may_do_no_more_than_its_caller(user: str, valkey: GuardedValke
             client.eval("return redis.call('DEL', 'settlement:{m}')", 0)
         with pytest.raises(redis_client.exceptions.NoPermissionError):
             client.eval("return 1", 1, "inferbase:secrets")
+
+
+async def test_an_operator_may_look_for_dead_letters_and_replay_them(valkey: GuardedValkey) -> None:
+    async with open_redis(StoreSettings(redis_url=valkey.url_as("operator")), role="cli") as redis:
+        queue = SettlementQueue(redis, SettlementSettings())
+        await redis.xadd(keys.dead_letters("m"), {"f": b"1", "kind": "finish", "reason": "invalid"})
+
+        names = [name async for name in redis.scan_iter(match=keys.DEAD_LETTERS_OF_ALL)]
+        (letter,) = await queue.dead_letters("m")
+
+        assert [keys.model_of_dead_letters(name) for name in names] == ["m"]
+        assert await queue.newest_dead_letter("m") == letter.entry_id
+        assert await queue.replay("m", [letter.entry_id]) == 1
 
 
 def test_a_wrong_password_is_refused(valkey: GuardedValkey) -> None:
