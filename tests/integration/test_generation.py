@@ -174,6 +174,39 @@ async def test_bare_prompts_are_completed_each(product: Product) -> None:
     assert body.usage.prompt_tokens >= 2 * len(ids)
 
 
+@only_simulator
+async def test_an_echoed_prompt_is_no_token_of_the_engine(redis: Redis, product: Product) -> None:
+    settings = QueueSettings(next_token_seconds=-1, first_token_seconds=60)
+    slow = EngineOptions(model=MODEL, context=1024, slots=4, options={"prefill_ms": "600000"})
+    async with open_engine("simulator", slow) as engine:
+        loaded = LoadedModel(engine, 0.0)
+        completer = Completer(
+            lambda _: loaded,
+            writer=product.writer,
+            redis=redis,
+            clock=SystemClock(),
+            settings=settings,
+            on_dead=lambda why: None,
+        )
+        task = Task(kind="completion", prompts=("Hello",), echo=True)
+        job = await product.rig.enqueue(messages=(), task=task, hold=10**12)
+        claim = await product.rig.claim_one()
+        running = asyncio.create_task(completer(claim))
+
+        async def is_echoed() -> bool:
+            return len(await read_log(redis, MODEL, job.request_id)) == 1
+
+        await until(is_echoed)
+        completer.expire()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+        assert len(await read_log(redis, MODEL, job.request_id)) == 1
+        claim.cancel.set("request_cancelled")
+        await running
+    assert (await product.record()).code == "request_cancelled"
+
+
 async def test_prompts_become_vectors_of_unit_length(product: Product) -> None:
     if not product.loaded.engine.capabilities.embeddings:
         code, _ = await product.refusal(await product.run("", Task(kind="embedding", prompts=("a",))))

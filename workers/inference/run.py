@@ -65,6 +65,7 @@ class Run:
         self._first_token_ms: int | None = claim.first_token_ms
         self._last_token_at = backing.clock.monotonic()
         self._announced = False  # prompt_tokens are on the first chunk of an attempt
+        self._ticked = False  # the engine gave tokens in this attempt; an echo stands in the log before that
         self._choices: list[Choice] = []
         self._ended: set[int] = set()  # choices that earlier attempts finished
         self._task: asyncio.Task[None] | None = None
@@ -90,9 +91,9 @@ class Run:
         silent_seconds = now - self._last_token_at
         if now_ms > self._claim.run_deadline_ms:
             self._interrupt("run_deadline")
-        elif self._announced and silent_seconds > settings.next_token_seconds:
+        elif self._ticked and silent_seconds > settings.next_token_seconds:
             self._interrupt("stream_timeout")
-        elif not self._announced and silent_seconds > settings.first_token_seconds:
+        elif not self._ticked and silent_seconds > settings.first_token_seconds:
             self._interrupt("first_token_timeout")
 
     def _interrupt(self, code: str) -> None:
@@ -152,14 +153,15 @@ class Run:
     def ticked(self, cached_tokens: int | None) -> None:
         """Note that the engine gave tokens; `cached_tokens` of a prompt, with the first of a choice."""
         now = self._backing.clock.monotonic()
-        if self._announced:
+        if self._ticked:
             self.measures.step(now - self._last_token_at)
         self._last_token_at = now
         if self.first:
             if self._first_token_ms is None:
                 self._first_token_ms = self._backing.clock.unix_ms()
-            if cached_tokens and not self._announced:
+            if cached_tokens and not self._ticked:
                 self._cached_tokens = min(self._cached_tokens + cached_tokens, self._prompt_tokens)
+        self._ticked = True
 
     def log(
         self,
