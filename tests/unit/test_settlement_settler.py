@@ -1,16 +1,18 @@
 """What the settler does with each record, on a queue and a ledger in memory."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from prometheus_client import REGISTRY
 
 from shared.crash_points import CrashPoints
+from shared.database.settlements import Settled
 from shared.errors import DependencyUnavailable, StatementFailed
 from shared.queue.settlements import Record
 from shared.wire import VERSION, Finish, Seal, Usage, encode
 from workers.settlement import settle
-from workers.settlement.settle import Settler
+from workers.settlement.settle import CLOSED, SET_ASIDE, Settler
 
 SEAL = Seal(b"w" * 32)
 
@@ -128,3 +130,11 @@ async def test_nothing_is_acknowledged_while_the_database_is_down() -> None:
         await make_settler(queue, ledger).settle([make_record("a"), make_record("b", b"")])
 
     assert (queue.acknowledged, queue.dead) == ([], {})
+
+
+def test_dead_letters_of_each_reason_are_counted_from_0_so_that_the_first_one_alerts() -> None:
+    make_settler(MemoryQueue(), MemoryLedger())
+
+    assert set(get_args(Settled)) - CLOSED < set(SET_ASIDE)
+    for reason in SET_ASIDE:
+        assert REGISTRY.get_sample_value("inferbase_dead_letters_records_total", {"reason": reason}) is not None
