@@ -114,6 +114,13 @@ async def read_all(redis: Redis) -> list[Presence]:
     return [_decode_presence(payload) for payload in found if payload is not None]
 
 
+async def read_load_times(redis: Redis) -> dict[str, float]:
+    """Return how many seconds the last load of each model took, by whatever worker. Raises DependencyUnavailable."""
+    with redis_errors():
+        found: dict[bytes, bytes] = await redis.hgetall(keys.LOAD_TIMES)  # type: ignore[misc]
+    return {model.decode(): float(seconds) for model, seconds in found.items()}
+
+
 async def health(redis: Redis, model: str, *, clock: Clock | None = None) -> Health:
     """Return the health of a model of the catalogue; asking after one that is not ready counts as demand.
 

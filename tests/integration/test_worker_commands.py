@@ -4,8 +4,9 @@ import asyncio
 import sys
 
 from shared import keys
+from shared.clock import SystemClock
 from shared.connections import Redis
-from shared.presence import ModelPresence, Presence, announce
+from shared.presence import ModelPresence, Presence, announce, leave
 from shared.settings import Settings, environment_of, inherited_environment
 from shared.wire import encode
 from tests.house.sources import ROOT
@@ -59,3 +60,22 @@ async def test_a_worker_that_could_load_has_not_heard_of_its_drain(settings: Set
 
     assert message["data"] == encode(("", 0, "drain"))
     assert (early, status, said) == (False, 0, {"worker": "own_1", "state": "draining"})
+
+
+async def test_a_first_load_shows_how_far_it_is_by_what_an_earlier_worker_measured(
+    settings: Settings, redis: Redis
+) -> None:
+    await announce(redis, worker("own_0", model=ModelPresence(state="ready", load_seconds=100.0)))
+    await leave(redis, "own_0")
+    since_ms = SystemClock().unix_ms() - 50_000
+    loading = ModelPresence(state="loading", loading_since_ms=since_ms)
+    late = ModelPresence(state="loading", loading_since_ms=since_ms - 90_000)
+    await announce(redis, worker("own_1", model=loading, other=loading))
+    await announce(redis, worker("own_2", model=late))
+
+    _, listed = await run(settings, "workers", "list")
+
+    first, unmeasured, second = (row["load_progress"] for row in listed["data"])
+    assert 0.5 <= first < 0.8
+    assert unmeasured is None
+    assert second == 0.99
