@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
@@ -14,6 +15,8 @@ from shared.presence import ask_for, judge, read_demands
 from shared.pricing import Prices
 from shared.settings import WorkerSettings
 from tests.integration.queue_rig import until
+from workers.engines import open_engine
+from workers.engines.base import Engine, EngineOptions
 from workers.inference.models import Models, open_models
 
 SLOW = Model(id="sim/slow", engine="simulator", context=64, prices=Prices(1, 1, 1), options={"load_seconds": "60"})
@@ -70,6 +73,26 @@ async def test_a_load_that_fails_in_an_unforeseen_way_is_told_and_tried_again_la
 
     assert tries == 1
     assert "the disk is gone" in capsys.readouterr().out
+
+
+async def test_a_worker_that_leaves_lets_an_engine_finish_that_is_being_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+
+    @asynccontextmanager
+    async def slow_to_close(engine: str, options: EngineOptions) -> AsyncIterator[Engine]:
+        async with open_engine(engine, options) as opened:
+            yield opened
+            await asyncio.sleep(0.01)
+            left.append(options.model)
+
+    monkeypatch.setattr("workers.inference.models.open_engine", slow_to_close)
+    async with open_models(WorkerSettings(engine="simulator"), SystemClock()) as models:
+        models.follow(Catalogue(version=1, models=(QUICK,)))
+        await until(lambda: models.claimable() == ["sim/quick"])
+        models.follow(Catalogue(version=2, models=()))
+        await asyncio.sleep(0)
+
+    assert left == ["sim/quick"]
 
 
 async def test_one_place_serves_three_models_in_turn(redis: Redis) -> None:

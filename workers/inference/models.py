@@ -181,8 +181,9 @@ class Models:
 
     async def close(self) -> None:
         """Close every engine."""
-        for task in list(self._loading.values()):
-            task.cancel()
+        for model_id, task in list(self._loading.items()):
+            if model_id in self._since_ms:  # else it is being closed: a cut would leave its engine half open
+                task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
         self._loaded.clear()
         for stack in self._stacks.values():
