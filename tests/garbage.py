@@ -7,13 +7,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the collector from running, so that what a cycle holds stays countable; begin without older garbage."""
+    """Keep the collector from running, so that what a cycle holds stays countable; what is older is not counted."""
     gc.collect()
+    gc.freeze()  # other tests' parameters may hold an error, and so the frames that it went through
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def alive(*kinds: type) -> dict[str, int]:
