@@ -5,13 +5,14 @@
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,15 +29,21 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PEPPER: Final = "p" * 32
 WIRE_KEY: Final = "w" * 32
 READY_SECONDS: Final = 30.0
+LISTENING_PORTS: Final = (10_000, 32_000)
 PRICES: Final = Prices(prompt=100, cached=50, completion=300)
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port of loopback that nobody listens on.
+
+    Below the range from which Linux takes ports of outgoing connections: one of those could be gone by the time that a
+    process listens.
+    """
+    while True:
+        port = random.randrange(*LISTENING_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:

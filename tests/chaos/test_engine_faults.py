@@ -83,10 +83,10 @@ async def test_c12_a_worker_killed_before_its_first_token_is_replaced_in_silence
 async def test_a_dead_engine_ends_its_process_and_every_stream_goes_on_in_the_next_one(
     cluster: Cluster, fault: str, status: int
 ) -> None:
-    await cluster.add_model("sim/slow", step_ms=20, tokens=200)
-    await cluster.add_model("sim/quick", tokens=200)  # says the same
+    await cluster.add_model("sim/slow", step_ms=20, tokens=300)
+    await cluster.add_model("sim/quick", tokens=300)  # says the same
     await cluster.add_model("sim/faulty", step_ms=5, tokens=45, **{fault: 30})
-    await start(cluster, step_silence_seconds=1, **BRISK)
+    await start(cluster, step_silence_seconds=2, **BRISK)
     await cluster.wait_ready("sim/slow")
     await cluster.wait_ready("sim/faulty")
     _, key = await cluster.add_account()
@@ -96,7 +96,7 @@ async def test_a_dead_engine_ends_its_process_and_every_stream_goes_on_in_the_ne
     faulty = asyncio.create_task(stream(cluster.base_url(), key, model="sim/faulty"))
     assert await asyncio.to_thread(cluster.processes["worker0"].wait, 30) == status
     noticed_seconds = time.monotonic() - began
-    start_told(cluster, "worker1", "worker", engine="simulator", step_silence_seconds=1, **BRISK)
+    start_told(cluster, "worker1", "worker", engine="simulator", **BRISK)
     await running
     got = await faulty
 
@@ -106,7 +106,7 @@ async def test_a_dead_engine_ends_its_process_and_every_stream_goes_on_in_the_ne
     assert all(each.complete and each.text == expected.text for each in results)
     for each in results:
         row = await settled_usage(cluster.database, each.request_id)
-        assert (row.completion_tokens, row.attempts) == (200, 2)
+        assert (row.completion_tokens, row.attempts) == (300, 2)
     assert await counted(cluster, "worker1", "inferbase_resumed_requests_total") == 3
     await assert_serves(cluster, key)
     await assert_clean(cluster.database, cluster.redis)
