@@ -58,7 +58,7 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     fold_patience_seconds: float = 50.0  # one that is not streamed: below the 60 s of common proxies
     patience_seconds_most: float = 600.0  # what the header Inferbase-Wait may ask for
     batch_patience_seconds_most: float = 86_400.0  # the same for requests of the batch lane
-    auth_cache_seconds: float = 5.0  # what is known of a key is believed so long
+    auth_cache_seconds: float = 4.0  # what is known of a key is believed so long: a revocation holds within 5 s
     key_check_seconds: float = 4.0  # between two checks of the keys of running requests
     catalogue_cache_seconds: float = 2.0  # a new model is known after so long
     shutdown_seconds: float = 30.0  # running streams may finish for so long
