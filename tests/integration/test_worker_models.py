@@ -1,6 +1,7 @@
 """The models of one worker: what it says of them while they load, serve and go."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from shared import keys
 from shared.catalogue import Catalogue, Model
 from shared.clock import SystemClock
 from shared.connections import Redis
+from shared.errors import SettingsInvalid
 from shared.presence import ask_for, judge, read_demands
 from shared.pricing import Prices
 from shared.settings import WorkerSettings
@@ -134,3 +136,31 @@ async def test_a_poll_loads_a_cold_model_into_free_room_only(redis: Redis) -> No
 
         assert models.claimable() == ["sim/a"]
         assert models.presence(draining=False)["sim/b"].state == "cold"
+
+
+class SteppedClock(SystemClock):
+    """Monotonic time that moves when told."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+async def test_a_model_that_never_loads_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+    clock = SteppedClock()
+
+    def broken(*_: object) -> None:
+        tries.append(clock.seconds)
+        raise SettingsInvalid("no such file")
+
+    monkeypatch.setattr("workers.inference.models.open_engine", broken)
+    async with open_models(WorkerSettings(engine="simulator"), clock) as models:
+        for _ in range(100):
+            models.follow(Catalogue(version=1, models=(QUICK,)))
+            await until(lambda: not models._loading)
+            clock.seconds += 10
+
+    assert tries[:6] == [0, 10, 30, 70, 150, 310]
+    assert all(later - earlier <= 320 for earlier, later in itertools.pairwise(tries))

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -21,7 +22,8 @@ from workers.engines.base import Engine, EngineOptions
 from workers.inference.holding import Decision, Listed, decide
 from workers.inference.prompt import PromptBuilder
 
-RETRY_SECONDS: Final = 10.0  # a model that failed to load is tried again after this
+RETRY_SECONDS: Final = 10.0  # a model that failed to load is tried again after this, then after twice as long, …
+RETRY_SECONDS_MOST: Final = 320.0
 PROGRESS_MOST: Final = 0.99  # of a load that takes longer than the last one
 
 logger = log.get_logger("models")
@@ -62,6 +64,7 @@ class Models:
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._since_ms: dict[str, int] = {}
         self._failed_at: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()  # in a row
         self._waiting_since: dict[str, float] = {}  # of jobs whose model is not here
         self._load_seconds: dict[str, float] = {}  # as last measured here
         self._decision = Decision()
@@ -198,12 +201,19 @@ class Models:
         self._since_ms.pop(model_id, None)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._failed_at[model_id] = self._clock.monotonic()
+            self._note_failure(model_id)
             logger.error("model_failed", model=model_id, error=repr(error))
 
     def _may_try(self, model_id: str) -> bool:
         failed_at = self._failed_at.get(model_id)
-        return failed_at is None or self._clock.monotonic() - failed_at >= RETRY_SECONDS
+        if failed_at is None:
+            return True
+        pause_seconds = RETRY_SECONDS * float(1 << min(max(0, self._failures[model_id] - 1), 10))
+        return self._clock.monotonic() - failed_at >= min(RETRY_SECONDS_MOST, pause_seconds)
+
+    def _note_failure(self, model_id: str) -> None:
+        self._failed_at[model_id] = self._clock.monotonic()
+        self._failures[model_id] += 1
 
     def _options(self, model: Model) -> EngineOptions:
         return EngineOptions(
@@ -223,7 +233,7 @@ class Models:
             await engine.warm_up()
             loaded.last_step_ms = self._clock.unix_ms()
         except InferbaseError as error:
-            self._failed_at[model.id] = self._clock.monotonic()
+            self._note_failure(model.id)
             metrics.LOADS.labels(model.id, "failed").inc()
             logger.error("model_load_failed", model=model.id, error=error.message)
             await stack.aclose()
@@ -234,6 +244,7 @@ class Models:
         self._stacks[model.id] = stack
         self._loaded[model.id] = loaded
         self._load_seconds[model.id] = loaded.load_seconds
+        self._failures.pop(model.id, None)
         loaded.loaded_at = loaded.used_at = self._clock.monotonic()
         self.loads += 1
         metrics.LOADS.labels(model.id, "loaded").inc()
