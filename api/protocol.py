@@ -12,6 +12,7 @@ from shared.errors import InvalidRequest
 
 HEAD_BYTES_MOST: Final = 64 * 1024  # request line and headers together
 UPGRADE: Final = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+STOPPING_SECONDS: Final = 0.3  # a stopping server waits so long for a request that is on its way
 HEAD_SECONDS_MOST: Final = 30.0  # from the connection, or the first byte, to the last header
 
 
@@ -63,6 +64,13 @@ class EdgeProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
         self.scope["extensions"] = {EXTENSION: Exchange(self, self.cycle)}  # type: ignore[dict-item]
+
+    def shutdown(self) -> None:
+        """Let what runs end; close an idle connection after a moment, since its next request may be on its way."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(STOPPING_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         answer = http_error(InvalidRequest(msg))
